@@ -93,3 +93,13 @@ def test_what_carries_no_template_is_told(tmp_path: Path) -> None:
     report = merged(tmp_path / "out", "chatml", bare)
     assert report.warnings == ("chat_template: the output has no tokenizer that could carry it",)
     assert not (report.out / "chat_template.jinja").exists()
+
+
+def test_chat_models_on_a_base_without_a_template(tmp_path: Path) -> None:
+    base, chat = model(tmp_path / "base"), model(tmp_path / "chat", OWN)
+    recipe = {"merge_method": "linear", "base_model": str(base), "parameters": {"weight": 1.0}}
+    (told,) = submerge.plan({**recipe, "models": [str(chat)]}, ROOM).warnings
+    assert told.startswith(f"{chat}: the output has no chat template, for its tokenizer's model has none; ")
+    for more in ({"chat_template": "auto"}, {"tokenizer_source": str(chat)}):
+        assert submerge.plan({**recipe, **more, "models": [str(chat)]}, ROOM).warnings == ()
+    assert submerge.plan({**recipe, "models": [str(base)]}, ROOM).warnings == ()

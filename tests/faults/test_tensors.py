@@ -238,6 +238,20 @@ def test_mixed_types_are_computed_in_float32(tmp_path: Path, method: str) -> Non
         torch.testing.assert_close(out[UP].double(), wanted, rtol=2**-8, atol=1e-6)
 
 
+def test_biases_of_routers_are_not_narrowed(tmp_path: Path) -> None:
+    """GLM's lie between 6.8 and 7.1, where bfloat16 has eight values; transformers keeps float32."""
+    shapes = {
+        "model.layers.0.mlp.gate.weight": (8, 4),
+        "model.layers.0.mlp.gate.e_score_correction_bias": (8,),
+    }
+    weight, bias = shapes
+    base = {name: tensor + 7 for name, tensor in state(shapes).items()}
+    for dtype, expected in (("bfloat16", torch.float32), ("float64", torch.float64)):
+        made = models(tmp_path / dtype, base, perturbed(base, 1))
+        _, out = run(made, tmp_path / dtype, dtype=dtype)
+        assert (out[weight].dtype, out[bias].dtype) == (getattr(torch, dtype), expected)
+
+
 def test_float64_is_computed_in_float64(tmp_path: Path) -> None:
     base = state(dtype=torch.float64)
     tuned = {n: t + 1e-12 for n, t in base.items()}

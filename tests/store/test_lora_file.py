@@ -459,3 +459,10 @@ def test_more_than_factors_in_a_lora_file(tmp_path: Path) -> None:
         save_file(factors | {more: torch.ones(8)}, tmp_path / "wan.safetensors")
         with pytest.raises(RequestError, match="LoRA files may hold factors alone: merge it into its model"):
             open_model("wan.safetensors", root=tmp_path)
+
+
+def test_a_model_that_is_prompted_is_no_adapter(tmp_path: Path) -> None:
+    """The module of a Segment Anything model that encodes points is called as PEFT's prompt encoder is."""
+    names = ("prompt_encoder.point_embed.0.weight", "vision_encoder.layers.0.attn.qkv.weight")
+    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "model.safetensors")
+    assert set(open_model(".", root=tmp_path).tensors) == set(names)

@@ -25,7 +25,7 @@ _WHOLE, _SHARDS = "model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors"
 
 def beside_warnings(inputs: Inputs) -> list[str]:
     """Return which models' inputs are made otherwise than the output's, and what is not copied into it."""
-    if inputs.specialists:  # each keeps its processor
+    if inputs.specialists or inputs.tokenizer is None:  # each keeps its processor; an adapter has no files
         return []
     base = inputs.reference_model
     theirs = _of_folder(base.path, base.config)

@@ -46,7 +46,6 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, kind in (
         (r"\.lora_E$|\.ranknum$", "AdaLoRA"),
         (r"\.ia3_l(?:\.|$)", "IA3"),
-        (r"^(?:prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*)$", "prompt or prefix tuning"),
         (r"\.adaption_(?:prompt|gate)", "adaption prompt"),
         (r"\.(?:oft|boft)_(?:blocks|diag|R|r|s)(?:\.|$)", "OFT"),
         (r"\.vera_lambda_[bd]$", "VeRA"),
@@ -69,7 +68,8 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _GLORA = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 _MLX_VLM = (".A", ".B")
 _TEXTS = "bundle_emb."  # textual inversions that were trained with the factors
-
+_PROMPT = re.compile(r"prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*")
+"""What files of prompt tuning have and nothing else: models that are prompted have a `prompt_encoder` (SAM)."""
 _KOHYA = re.compile(
     r"(?P<component>lora_(?:unet|te\d*|transformer|prior_unet|prior_te|clip_[lg]|[a-z0-9]+)|lycoris)"
     r"_(?P<module>[^.]+(?:\.(?:weight|bias))?)"
@@ -112,7 +112,7 @@ def lora_names(
     of other adapters, for factors without a scale, and for models whose adapter was never merged.
     """
     like = [name for name in names if _LIKE.search(name)]
-    kinds = _other_kinds(names)
+    kinds = _other_kinds(names, like)
     if like:  # rows of new tokens are trained with LoRA, too
         kinds.pop(_PEFT_KIND, None)
     if has_lora or not (like or kinds):
@@ -147,9 +147,12 @@ def lora_names(
     return LoraNames(form, roles.keys, roles.alphas, roles.cores, roles.norms, roles.dense, texts)
 
 
-def _other_kinds(names: Collection[str]) -> dict[str, str]:
-    """Return which other kinds of adapters there are tensors of, and one of each."""
+def _other_kinds(names: Collection[str], like: Collection[str]) -> dict[str, str]:
+    """Return which other kinds of adapters there are tensors of, beside those `like` LoRA's, and one of each."""
     kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
+    prompts = [name for name in names if _PROMPT.fullmatch(name)]
+    if prompts and set(names) <= {*prompts, *like}:
+        kinds["prompt or prefix tuning"] = prompts[0]
     if names and all(name.endswith(_MLX_VLM) for name in names):
         kinds["LoRA of MLX-VLM"] = min(names)
     known = set(names)

@@ -20,6 +20,9 @@ from submerge.store import DTYPES, TensorEntry, dtype_named
 
 __all__ = ["TensorRules", "is_float"]
 
+_KEPT_WIDE = (".e_score_correction_bias", ".inv_freq", ".freqs_cis")
+"""Ends of names of tensors that are not narrowed: biases of routers, frequencies of rotary positions."""
+
 
 def is_float(entry: TensorEntry) -> bool:
     """Return whether a tensor holds floating-point numbers, which alone are averaged."""
@@ -66,8 +69,14 @@ class TensorRules:
         return depths(self.inputs.reference_model.tensors)
 
     def dtype(self, entry: TensorEntry) -> str:
-        """Return the safetensors type in which a float tensor is written."""
-        return dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
+        """Return the safetensors type in which a float tensor is written.
+
+        The recipe's `dtype` does not narrow what transformers computes with in float32 whatever a model's
+        type: what a router adds to scores of experts decides by small differences between large numbers.
+        """
+        wanted = dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
+        is_kept = entry.name.endswith(_KEPT_WIDE) and DTYPES[entry.dtype].is_wider(DTYPES[wanted])
+        return entry.dtype if is_kept else wanted
 
     def parameter(self, entry: TensorEntry) -> str:
         """Return the name whose options and random numbers a tensor has: its own, or that it is a copy of."""

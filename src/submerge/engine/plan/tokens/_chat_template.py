@@ -9,9 +9,9 @@ from collections.abc import Container
 from submerge.engine.plan.inputs import Inputs, TokenizerSource
 from submerge.errors import few
 from submerge.recipe import CHAT_TEMPLATES, Recipe
-from submerge.store import read_chat_template
+from submerge.store import Tokenizer, read_chat_template
 
-__all__ = ["choose_chat_template", "lacking_tokens", "template_owner"]
+__all__ = ["choose_chat_template", "lacking_tokens", "template_owner", "without_template"]
 
 _TOKEN = re.compile(r"<\|[^\s|<>]+\|>")
 """What looks like a token of its own: `<|im_start|>`."""
@@ -43,6 +43,18 @@ def template_owner(text: str, inputs: Inputs) -> TokenizerSource | None:
     owners = (m for m in models if (read_chat_template(m.tokenizer.folder) or "").strip() == text.strip())
     owner = next(owners, None)
     return None if owner in (None, inputs.reference_model) else TokenizerSource(owner.label, owner)
+
+
+def without_template(tokenizer: Tokenizer, recipe: Recipe, inputs: Inputs) -> str:
+    """Return a warning where models have a chat template, and the output will have none; else ''."""
+    if recipe.composed or not tokenizer.complete or read_chat_template(tokenizer.folder) is not None:
+        return ""
+    models = {inputs.models[position].label: inputs.models[position] for position in inputs.participants}
+    owners = [label for label, model in models.items() if read_chat_template(model.tokenizer.folder)]
+    if not owners:
+        return ""
+    what = f"{few(owners)}: the output has no chat template, for its tokenizer's model has none"
+    return f"{what}; chat_template: auto takes one of these, and tokenizer_source: MODEL the tokenizer, too"
 
 
 def lacking_tokens(template: str, known: Container[str]) -> str:

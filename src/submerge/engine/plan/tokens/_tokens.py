@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submerge.engine.plan.inputs import Inputs, TokenizerSource
-from submerge.engine.plan.tokens._chat_template import choose_chat_template, lacking_tokens, template_owner
+from submerge.engine.plan.tokens._chat_template import (
+    choose_chat_template,
+    lacking_tokens,
+    template_owner,
+    without_template,
+)
 from submerge.engine.plan.tokens._plan_transplant import plan_transplant
 from submerge.engine.plan.tokens._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan.tokens._shared_tokens import SharedTokens
@@ -144,7 +149,8 @@ def with_chat_template(plan: TokenPlan, recipe: Recipe, inputs: Inputs) -> Token
     """Return the plan with the chat template that the recipe asks for."""
     text, described = choose_chat_template(recipe, inputs)
     if not described:
-        return plan
+        told = without_template(plan.tokenizer, recipe, inputs)
+        return replace(plan, warnings=(*plan.warnings, told)) if told else plan
     if not plan.tokenizer.complete:
         what = "chat_template: the output has no tokenizer that could carry it"
         return replace(plan, warnings=(*plan.warnings, what))
