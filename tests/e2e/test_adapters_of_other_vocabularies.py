@@ -313,9 +313,7 @@ def test_an_adapter_as_output_has_no_rows_of_other_tokens_at_one_id(tmp_path: Pa
         models = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in adapters]
         return {"merge_method": "cat", "models": models, "output": {"as": "adapter"}, **more}
 
-    with pytest.raises(
-        submerge.RequestError, match=r"two: the vocabularies differ: 1 token miss"
-    ):
+    with pytest.raises(submerge.RequestError, match=r"two: the vocabularies differ: 1 token miss"):
         submerge.plan(recipe(one, two, plain), ROOM)
     submerge.plan(recipe(one, alike, plain), ROOM)
     submerge.plan(recipe(one, two, rules={"vocabulary": "by-position"}), ROOM)

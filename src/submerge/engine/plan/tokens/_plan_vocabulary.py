@@ -86,12 +86,13 @@ class _MergedTokens(VocabularyPlanner):
 
     def _note_unknown_rows(self) -> None:
         """Note rows of which no tokenizer says what they are, and those that one table alone has."""
+        reference = self.inputs.reference_model
         for model in self.inputs.involved.values():
             adapter, rows = model.adapter, token_rows(model.tensors) or 0
             brought = model.tokenizer if adapter is None else adapter.tokenizer
-            beside = self.inputs.reference_model if adapter is None else model.under
-            before = token_rows(beside.tensors) or 0 if beside is not None else rows
-            if (brought is None or not brought.complete) and rows > before:
+            beside = reference if adapter is None else model.under  # whose tokenizer stands in
+            before = rows if beside is None else token_rows(beside.tensors) or 0
+            if rows > before and (brought is None or not brought.complete):
                 self._note_unnamed(model, rows, before)
             if adapter is not None:
                 self.problems += _problems_of_heads(model, adapter, rows)
