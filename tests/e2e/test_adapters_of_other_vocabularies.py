@@ -299,3 +299,47 @@ def test_an_update_of_an_embedding_moves_with_the_rows_of_a_donor(tmp_path: Path
     tensors = load_file(wanted / "model.safetensors")
     for name, tensor in load_file(found / "model.safetensors").items():
         torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=1e-6)
+
+
+def test_an_adapter_as_output_has_no_rows_of_other_tokens_at_one_id(tmp_path: Path) -> None:
+    """It has no tokenizer, and is added by position."""
+    base = language_model(tmp_path / "base", "llama", bpe_tokenizer(), rows=310)
+    folders = [tmp_path / name for name in ("one", "two", "alike", "plain")]
+    for folder, tokens in zip(folders, (CHATML, OTHERS, CHATML, ()), strict=True):
+        trained(folder, base, "low rank", tied=False, tokens=tokens)
+    one, two, alike, plain = folders
+
+    def recipe(*adapters: Path, **more: Any) -> dict[str, Any]:
+        models = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in adapters]
+        return {"merge_method": "cat", "models": models, "output": {"as": "adapter"}, **more}
+
+    with pytest.raises(submerge.RequestError, match=r"two: the vocabularies differ: 1 token miss"):
+        submerge.plan(recipe(one, two, plain), ROOM)
+    submerge.plan(recipe(one, alike, plain), ROOM)
+    submerge.plan(recipe(one, two, rules={"vocabulary": "by-position"}), ROOM)
+    into = recipe(one, two, base_model=str(base), tokenizer_source="union") | {"output": {"as": "checkpoint"}}
+    assert submerge.plan(into, ROOM).vocabulary, "what the hint says"
+
+
+@pytest.mark.parametrize("what", ["adapter", "model"])
+def test_what_a_message_about_other_tokens_says_leads_to_a_merge(tmp_path: Path, what: str) -> None:
+    base = language_model(tmp_path / "base", "llama", bpe_tokenizer())
+    if what == "adapter":
+        trained(tmp_path / what, base, "low rank", tied=False)
+    else:
+        perturbed_model(tmp_path / what, base, bpe_tokenizer(CHATML), 9)
+    models = [{"model": str(tmp_path / what), "parameters": {"weight": 1.0}}]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": models}
+    with pytest.raises(submerge.RequestError) as caught:
+        submerge.plan(recipe, ROOM)
+    told = str(caught.value)
+    if what == "adapter":
+        assert "tokenizer_source: union" in told
+        assert "rules: {shape: base, vocabulary: by-position} to leave the adapter's rows out" in told
+        rules = {"shape": "base", "vocabulary": "by-position"}
+        assert submerge.plan({**recipe, "rules": rules}, ROOM).warnings
+        assert submerge.plan({**recipe, "tokenizer_source": "union"}, ROOM).vocabulary
+    else:
+        assert f"tokenizer_source: {tmp_path / what} takes its tokenizer, which has all of these" in told
+        assert "resize" not in told, "the rows of its tokens are its own"
+        assert submerge.plan({**recipe, "tokenizer_source": str(tmp_path / what)}, ROOM).vocabulary

@@ -201,7 +201,7 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
     if len(shape) > 2 and differs[1] and own[1] % max(1, shape[1]) == 0:
         return "the base's convolution is in groups, where such an update has no place: train without it"
     if differs[0] and _TABLE.search(name):
-        leave = "or set rules: {shape: base} to leave the adapter's rows out"
+        leave = "or set rules: {shape: base, vocabulary: by-position} to leave the adapter's rows out"
         if not _is_saved(part):  # a base that is resized anew has other rows for the new tokens
             return f"give the base of {own[0]} rows that it was trained on, saved before training, {leave}"
         return (

@@ -68,8 +68,8 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _GLORA = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 _MLX_VLM = (".A", ".B")
 _TEXTS = "bundle_emb."  # textual inversions that were trained with the factors
+# what files of prompt tuning hold and nothing else: models that are prompted have a `prompt_encoder` (SAM)
 _PROMPT = re.compile(r"prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*")
-"""What files of prompt tuning have and nothing else: models that are prompted have a `prompt_encoder` (SAM)."""
 _KOHYA = re.compile(
     r"(?P<component>lora_(?:unet|te\d*|transformer|prior_unet|prior_te|clip_[lg]|[a-z0-9]+)|lycoris)"
     r"_(?P<module>[^.]+(?:\.(?:weight|bias))?)"
@@ -148,7 +148,7 @@ def lora_names(
 
 
 def _other_kinds(names: Collection[str], like: Collection[str]) -> dict[str, str]:
-    """Return which other kinds of adapters there are tensors of, beside those `like` LoRA's, and one of each."""
+    """Return which other kinds of adapters there are tensors of, and one of each; `like` are those of LoRA."""
     kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
     prompts = [name for name in names if _PROMPT.fullmatch(name)]
     if prompts and set(names) <= {*prompts, *like}:

@@ -18,6 +18,7 @@ from submerge.errors import RequestError
 from submerge.recipe import load_recipe
 from submerge.store import (
     Adapter,
+    Add,
     Aligner,
     Checkpoint,
     FileTable,
@@ -185,7 +186,7 @@ def test_adapters_on_the_base_itself_still_have_its_very_tables(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("prefix", ["", "language_model."])
-@pytest.mark.parametrize("how", ["rows", "factors", "transposed factors"])
+@pytest.mark.parametrize("how", ["rows", "factors", "transposed factors", "norms", "transposed norms"])
 def test_what_was_trained_of_a_table_goes_where_its_tokens_are(tmp_path: Path, how: str, prefix: str) -> None:
     """And the row of a token that is a specialist's alone is as it was trained, in the base, too."""
     base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
@@ -198,11 +199,17 @@ def test_what_was_trained_of_a_table_goes_where_its_tokens_are(tmp_path: Path, h
         memory["rows"] = torch.randn(2, 4)
         trained[[3, 16]] = memory["rows"]
     else:
-        part = low_rank(shape=(20, 4) if how == "factors" else (4, 20))
-        part = replace(part, scale=0.5, transposed=how != "factors")
+        transposed = "transposed" in how
+        part = low_rank(shape=(4, 20) if transposed else (20, 4))
+        part = replace(part, scale=0.5, transposed=transposed)
         memory = {e.name: torch.randn(e.shape) for e in (part.left_entry, part.right_entry)}
         update = 0.5 * memory["B"] @ memory["A"]
-        trained += update if how == "factors" else update.T
+        trained += update.T if transposed else update
+        if "norms" in how:
+            side = 0 if transposed else 1
+            memory["m"] = torch.rand(trained.shape[1 - side])
+            part = replace(part, magnitude=TensorEntry("m", "F32", (len(memory["m"]),), None, 0, 0))
+            trained *= memory["m"].unsqueeze(side) / trained.norm(dim=side, keepdim=True)
     changed = adapted(aligned, {EMBEDDING: part})
     assert changed.adapter is not None
     changed = replace(changed, adapter=replace(changed.adapter, memory=memory))
@@ -216,6 +223,22 @@ def test_what_was_trained_of_a_table_goes_where_its_tokens_are(tmp_path: Path, h
     assert audio.adapter is not None
     assert not audio.adapter.parts
     assert audio.adapter.replaced == {EMBEDDING}
+
+
+def test_an_update_of_the_bias_of_a_head_is_in_it_before_its_values_move(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
+
+    def biased(model: Checkpoint, rows: int, adapter: Adapter | None = None) -> Checkpoint:
+        tensors = {**model.tensors, BIAS: TensorEntry(BIAS, "F32", (rows,), None, 0, 4 * rows)}
+        return replace(model, tensors=tensors, memory={BIAS: torch.rand(rows)}, adapter=adapter)
+
+    part, update = Add(TensorEntry("b", "F32", (20,), None, 0, 80), 0.5), torch.rand(20)
+    lora = Adapter("lora", Path("lora"), None, {}, None, None, {BIAS: part}, memory={"b": update})
+    base, one = biased(base, 16), biased(one, 20, lora)
+    new_base, vision = with_rows(base, one)
+    trained = one.memory[BIAS] + 0.5 * update
+    torch.testing.assert_close(values(vision, BIAS), trained[:17])
+    torch.testing.assert_close(values(new_base, BIAS), torch.cat([base.memory[BIAS], trained[16:17]]))
 
 
 def test_a_row_of_one_alone_is_as_it_was_trained_where_no_row_moves(tmp_path: Path) -> None:

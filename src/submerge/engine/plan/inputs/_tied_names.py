@@ -84,8 +84,8 @@ def _float_shapes(models: Iterable[Checkpoint]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for model in models:
         own = {name: e.shape for name, e in model.tensors.items() if DTYPES[e.dtype].kind == "float"}
-        tables = {name: shape for name, shape in own.items() if len(shape) == 2 and layer_of(name) is None}
-        known = {shape: shapes[name] for name, shape in tables.items() if name in shapes}
+        tables = [name for name, shape in own.items() if len(shape) == 2 and layer_of(name) is None]
+        known = {own[name]: shapes[name] for name in tables if name in shapes}
         for name, shape in own.items():
             shapes.setdefault(name, known.get(shape, shape) if name in tables else shape)
     return shapes

@@ -123,6 +123,8 @@ class Members:
         hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
         if self._differs_in_token_rows(model, stored, entry):
             by_token = "tokenizer_source: union (or a model) merges rows by token, without padding"
+            if self.rules.recipe.rules.vocabulary == "by-position":
+                by_token += ", in the place of vocabulary: by-position"
             hint = f"{by_token}; rules: {{shape: base}} keeps the base's tensor unmerged"
         shown = f"{entry.name} ({list(stored.shape)}, there {list(entry.shape)})"
         return Finding(what, model.label, hint, shown)

@@ -57,6 +57,7 @@ class _MergedTokens(VocabularyPlanner):
         self._note_token_ids()
         ids = {position: places(tokenizer.ids, self.tokens[position].ids) for position in self.tokens}
         self._note_lost_ids(ids[self.inputs.reference])
+        self._note_tokens_without_rows(tokenizer)
         beyond = self._beyond(origins.without_row)
         return OutputVocabulary(
             tokenizer=tokenizer,
@@ -85,12 +86,13 @@ class _MergedTokens(VocabularyPlanner):
 
     def _note_unknown_rows(self) -> None:
         """Note rows of which no tokenizer says what they are, and those that one table alone has."""
+        reference = self.inputs.reference_model
         for model in self.inputs.involved.values():
             adapter, rows = model.adapter, token_rows(model.tensors) or 0
             brought = model.tokenizer if adapter is None else adapter.tokenizer
-            beside = self.inputs.reference_model if adapter is None else model.under
-            before = token_rows(beside.tensors) or 0 if beside is not None else rows
-            if (brought is None or not brought.complete) and rows > before:
+            beside = reference if adapter is None else model.under  # whose tokenizer stands in
+            before = rows if beside is None else token_rows(beside.tensors) or 0
+            if rows > before and (brought is None or not brought.complete):
                 self._note_unnamed(model, rows, before)
             if adapter is not None:
                 self.problems += _problems_of_heads(model, adapter, rows)
@@ -168,6 +170,17 @@ class _MergedTokens(VocabularyPlanner):
             shown = few([f"{key}: {texts[id_]!r}" for key, id_ in lost])
             what = f"its configuration names what the output lacks ({shown})"
             self.warnings.append(f"{reference.label}: {what}; ids of {self.source.label} are taken, or none")
+
+    def _note_tokens_without_rows(self, tokenizer: OutputTokenizer) -> None:
+        """Note tokens that a union leaves out, for the model that has them has no row for them."""
+        if self.recipe.tokenizer_source != "union":  # then the lines tell what is not in the output
+            return
+        for position, theirs in self.tokens.items():
+            rows = self._rows_of(position)
+            left = [text for text in theirs.ids if text not in rows and text not in tokenizer.ids]
+            if left:
+                what = f"{_count(left)} without a row in its tables ({few(map(repr, left))})"
+                self.warnings.append(f"{self.inputs.models[position].label}: {what}: left out")
 
     def _beyond(self, texts: Sequence[str]) -> dict[str, int]:
         """Return those of tokens without a row that a model has; note that others get rows of zeros."""

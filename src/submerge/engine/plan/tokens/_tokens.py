@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submerge.engine.plan.inputs import Inputs, TokenizerSource
+from submerge.engine.plan.tokens._adapter_tokens import unlike_adapters
 from submerge.engine.plan.tokens._chat_template import (
     choose_chat_template,
     lacking_tokens,
@@ -71,11 +72,11 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
 
     The vocabulary of every model is compared with the output's. One that differs is refused, unless the rule
     says otherwise, or names the tokenizer's source: then the tables get a row for each of its tokens. An
-    adapter has no tokenizer, and no plan for one.
+    adapter has no tokenizer, and no plan for one; those whose tables mean other tokens are refused.
     """
     source = inputs.tokenizer
     if source is None:
-        return None, []
+        return None, unlike_adapters(recipe, inputs)
     tokenizer = source.model.tokenizer
     if tokenizer.links:  # what they lead to is neither read nor copied
         return TokenPlan(tokenizer), list(tokenizer.links.values())
@@ -290,7 +291,10 @@ def _hint(
         take = f"tokenizer_source: {spec} takes its tokenizer, which has all of these tokens"
         if rows is None or not theirs.beyond(rows):
             return take
-        wanted = max(token_rows(inputs.models[position].tensors) or 0, theirs.size or 0)
+        held = token_rows(inputs.models[position].tensors) or 0
+        if not theirs.beyond(held):  # rows go by tokens then, and the base gets this model's
+            return take
+        wanted = max(held, theirs.size or 0)
         resize = f"give the base's embedding {wanted} rows (transformers: resize_token_embeddings)"
         return f"{resize}, and {take}; or {rule}"
     return rule
