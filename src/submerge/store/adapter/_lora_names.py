@@ -148,7 +148,7 @@ def lora_names(
 
 
 def _other_kinds(names: Collection[str], like: Collection[str]) -> dict[str, str]:
-    """Return which other kinds of adapters there are tensors of, and one of each; `like` are those of LoRA."""
+    """Return which other kinds of adapters there are tensors of, and one of each; `like` are LoRA's."""
     kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
     prompts = [name for name in names if _PROMPT.fullmatch(name)]
     if prompts and set(names) <= {*prompts, *like}:
