@@ -214,7 +214,7 @@ def _budget(
         inputs.models,
         settings.workers,
         settings.max_memory,
-        calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors),
+        data_passes=calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors),
         beside=donor.memory(settings.workers) if donor else 0,
     )
 

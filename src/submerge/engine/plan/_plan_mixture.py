@@ -134,7 +134,13 @@ class _MixturePlanner:
                 *adapter_warnings(self.inputs.models, of_one_base=False),
                 *self.copies.warnings,
             ),
-            budget=budget(tensors, inputs.models, settings.workers, settings.max_memory, self._held()),
+            budget=budget(
+                tensors,
+                inputs.models,
+                settings.workers,
+                settings.max_memory,
+                data_passes=self._held(),
+            ),
             unties=self.copies.unties,
             mixture=self._mixture(tensors),
         )

@@ -39,18 +39,18 @@ MOMENTS = 6
 class Budget:
     """The workers that run, what each takes at most, and what the process held before, in bytes.
 
-    `calibration` is what learning weights before the merge holds, without activations: the base.
+    `data_passes` is what passes over data before the merge hold, without activations: the base, and moments.
     """
 
     workers: int
     per_worker: int
     resident: int
-    calibration: int = 0
+    data_passes: int = 0
 
     @property
     def peak(self) -> int:
         """The estimate of the most that the process will hold."""
-        return self.resident + RESERVE + max(self.workers * self.per_worker, self.calibration)
+        return self.resident + RESERVE + max(self.workers * self.per_worker, self.data_passes)
 
 
 def budget(
@@ -58,14 +58,14 @@ def budget(
     models: Sequence[Checkpoint],
     workers: int,
     max_memory: int,
-    calibration: int = 0,
     *,
+    data_passes: int = 0,
     beside: int = 0,
 ) -> Budget:
     """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does.
 
     `beside` are bytes that rows of new tokens hold beside the workers. It raises, too, where the
-    `calibration` bytes that learning weights holds before the merge do not fit.
+    `data_passes` bytes that passes over data before the merge hold do not fit.
     """
     need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
     need += _virtual_bytes(models)
@@ -82,13 +82,13 @@ def budget(
                 f"holds {held // 10**6} MB",
             )
         )
-    if calibration and now + RESERVE + calibration > max_memory:
-        least = -(-(now + RESERVE + calibration) // 10**6)
+    if data_passes and now + RESERVE + data_passes > max_memory:
+        least = -(-(now + RESERVE + data_passes) // 10**6)
         what = f"{max_memory / 1e6:.0f} MB do not hold the base, through which data runs before the merge"
         raise RequestError(
             Problem(what, "--max-memory", f"allow at least {least} MB, and what activations take")
         )
-    return Budget(int(min(workers, fitting)), need, now, calibration)
+    return Budget(int(min(workers, fitting)), need, now, data_passes)
 
 
 def _imported(tensors: Sequence[TensorPlan]) -> int:
