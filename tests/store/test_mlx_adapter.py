@@ -15,6 +15,7 @@ from _models import ROOM
 from store.helpers_adapter import State, applied
 from submerge.errors import RequestError
 from submerge.store import Adapter, fit_adapter, open_model
+from submerge.store.folder._hub_files import needed_of_model
 
 Q, UP, TABLE = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.embed_tokens"
 SHAPES = {
@@ -127,6 +128,15 @@ def test_what_is_refused(tensors: State, fields: dict[str, Any], message: str, t
     with pytest.raises(RequestError) as caught:
         open_model(".", root=write(tmp_path, tensors, **fields))
     assert message in str(caught.value)
+
+
+def test_what_is_downloaded_of_the_hub() -> None:
+    """The configuration has the scale: it comes with the weights, and those of earlier steps do not."""
+    names = ["README.md", "adapter_config.json", "adapters.safetensors", "0000100_adapters.safetensors"]
+    needed = needed_of_model(names, "org/mlx", False)
+    assert (needed.choice.name, needed.small[-1:]) == ("adapters.safetensors", ["adapter_config.json"])
+    whole = needed_of_model([*names, "config.json", "model.safetensors"], "org/model", False)
+    assert (whole.choice.name, "adapter_config.json" in whole.small) == ("model.safetensors", False)
 
 
 def test_without_its_configuration(tmp_path: Path) -> None:

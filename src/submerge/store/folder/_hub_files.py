@@ -7,7 +7,13 @@ from pathlib import PurePosixPath
 
 from submerge.store.folder._side_files import is_side_file
 from submerge.store.folder._tokenizer import is_tokenizer_file
-from submerge.store.folder._weight_file import WeightFiles, choose_adapter, choose_weights, weights_beside
+from submerge.store.folder._weight_file import (
+    MLX_ADAPTERS,
+    WeightFiles,
+    choose_adapter,
+    choose_weights,
+    weights_beside,
+)
 
 __all__ = ["NeededFiles", "needed_of_adapter", "needed_of_model", "tokenizer_files"]
 
@@ -65,6 +71,8 @@ def needed_of_model(names: list[str], repo_id: str, allow_pickle: bool) -> Neede
         subfolders={name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")},
     )
     small = [name for name in names if _is_small(name)]
+    if choice.name == MLX_ADAPTERS:
+        small += {"adapter_config.json"}.intersection(names)  # it has their scale
     return NeededFiles(choice, [*small, choice.name] if choice.index else small)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from submerge.errors import Problem, RequestError, few
 
 __all__ = [
+    "MLX_ADAPTERS",
     "PICKLE_SUFFIXES",
     "WEIGHT_SUFFIXES",
     "HoldsAdapterError",
@@ -20,7 +21,7 @@ __all__ = [
     "weights_beside",
 ]
 
-_MLX_ADAPTERS = "adapters.safetensors"
+MLX_ADAPTERS = "adapters.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHT_SUFFIXES = (
     ".safetensors",
@@ -146,8 +147,8 @@ def _is_adapter(names: Collection[str]) -> bool:
 
 def _safetensors(names: list[str], where: str) -> WeightFiles | None:
     standard = _standard(names, ".safetensors", pickled=False)
-    if standard is None and _MLX_ADAPTERS in names:  # those of earlier steps lie beside them
-        return WeightFiles(_MLX_ADAPTERS)
+    if standard is None and MLX_ADAPTERS in names:  # those of earlier steps lie beside them
+        return WeightFiles(MLX_ADAPTERS)
     return standard or _single(
         [name for name in names if name.endswith(".safetensors") and name != "bank.safetensors"],
         [name for name in names if (index := _INDEX.search(name)) and index[1] == "safetensors"],
