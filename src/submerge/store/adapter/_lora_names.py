@@ -52,7 +52,7 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 _PROMPT = re.compile(r"prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*")
-"""What files of prompt tuning have and nothing else: models that are prompted have a `prompt_encoder` (SAM)."""
+"""What files of prompt tuning have and nothing else: SAM has a `prompt_encoder`, too, beside its layers."""
 _KOHYA = re.compile(
     r"(?P<component>lora_(?:unet|te\d*|transformer|prior_unet|prior_te|clip_[lg]|[a-z0-9]+)|lycoris)"
     r"_(?P<module>[^.]+(?:\.(?:weight|bias))?)"
