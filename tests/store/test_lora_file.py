@@ -465,4 +465,6 @@ def test_a_model_that_is_prompted_is_no_adapter(tmp_path: Path) -> None:
     """The module of a Segment Anything model that encodes points is called as PEFT's prompt encoder is."""
     names = ("prompt_encoder.point_embed.0.weight", "vision_encoder.layers.0.attn.qkv.weight")
     save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "model.safetensors")
-    assert set(open_model(".", root=tmp_path).tensors) == set(names)
+    model = open_model(".", root=tmp_path)
+    assert isinstance(model, Checkpoint)
+    assert set(model.tensors) == set(names)
