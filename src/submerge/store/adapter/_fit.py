@@ -206,7 +206,7 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
             return f"give the base of {own[0]} rows that it was trained on, saved before training, {leave}"
         return (
             "it was trained with another vocabulary: merge rows by token (tokenizer_source: union, into a "
-            "checkpoint), "
+            "checkpoint, with its tokenizer in its folder), "
             f"give a base with {own[0]} rows (resize_token_embeddings({own[0]}), saved with the adapter's "
             f"tokenizer), {leave}"
         )
