@@ -255,7 +255,7 @@ def test_a_file_of_the_adapters_themselves_is_no_warning(by_file: Mapping[str, A
 
 def test_the_plans_memory_holds_the_base(made: Calibrated, monkeypatch: pytest.MonkeyPatch) -> None:
     base = sum(tensor.nbytes for tensor in made.state.values())
-    assert base < submerge.plan(made.recipe(), ROOM).budget.calibration < 2 * base
+    assert base < submerge.plan(made.recipe(), ROOM).budget.data_passes < 2 * base
     monkeypatch.setattr("submerge.engine.plan.tensors._memory.RESERVE", 0)
     monkeypatch.setattr("submerge.engine.plan.tensors._coefficients.FACTORS", 1 << 30)
     settings = replace(ROOM, max_memory=10**10)
