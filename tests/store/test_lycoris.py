@@ -5,6 +5,7 @@ The formulas are those of LyCORIS (lycoris/functional) and of ComfyUI (comfy/wei
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import submerge
 from _models import ROOM
 from store.helpers_adapter import State, applied
 from submerge.errors import RequestError
-from submerge.store import Adapter, fit_adapter, open_model
+from submerge.store import Adapter, Checkpoint, fit_adapter, open_model, with_folded_table
 
 Q, CONV, NORM = "x.to_q.weight", "x.conv.weight", "x.norm.weight"
 SHAPES = {Q: (6, 8), CONV: (6, 4, 3, 2), NORM: (8,), "x.norm.bias": (8,)}
@@ -236,3 +237,12 @@ def test_two_scales_of_whole_matrices(tmp_path: Path) -> None:
     assert opened(tmp_path, "to_q", KRONECKER | {"alpha": torch.tensor(32.0)}, ss_network_dim="32").parts
     with pytest.raises(RequestError, match="alpha is 1 and the rank 32, but LoKr with whole matrices"):
         opened(tmp_path, "to_q", KRONECKER | ALPHA, ss_network_dim="32")
+
+
+def test_rows_that_move_need_the_whole_update_in_their_table(tmp_path: Path) -> None:
+    save_file(base(), tmp_path / "base.safetensors")
+    table = open_model("base.safetensors", root=tmp_path)
+    assert isinstance(table, Checkpoint)
+    adapter = fit_adapter(opened(tmp_path, "to_q", HADAMARD), SHAPES)
+    with pytest.raises(RequestError, match="no product of two matrices.*merge_method: passthrough"):
+        with_folded_table(replace(table, adapter=adapter), Q)

@@ -15,10 +15,21 @@ from functools import cached_property, partial
 
 from submerge.algebra import lengths
 from submerge.deferred import torch
+from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
-from submerge.store.adapter import Adapter, Add, LowRankPart, Part, Replace, Rows, saved_table
+from submerge.store.adapter import (
+    Adapter,
+    Add,
+    Composed,
+    LowRankPart,
+    Part,
+    Replace,
+    Rows,
+    StackedRows,
+    saved_table,
+)
 from submerge.store.format import (
     DTYPES,
     FileTable,
@@ -101,9 +112,16 @@ class _TableBefore:
 
 
 def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tuple[TensorEntry, RowSource]:
-    """Return a table with what was trained of it, as it is computed when it is read."""
+    """Return a table with what was trained of it, as it is computed when it is read.
+
+    Raises `RequestError` for LoHa and LoKr, which are known as a whole alone.
+    """
     if isinstance(part, Rows):
         return _trained_table(adapter, name, part, table)
+    if isinstance(part, Composed | StackedRows):
+        what = f"its update of {name} is no product of two matrices, and rows of that table are moved"
+        hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
+        raise RequestError(Problem(what, str(adapter.path), hint))
     assert not isinstance(part, Replace)  # such a table is the adapter's own, and has nothing beside it
     return _updated_table(adapter, name, part, table)
 
