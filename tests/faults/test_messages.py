@@ -114,8 +114,9 @@ def test_an_adapter_with_another_vocabulary(rows: int, kind: str, tmp_path: Path
     text = refusal(tmp_path, "task_arithmetic", adapter, **how)
     hint = {"whole": f"resize_token_embeddings({rows})", "factors": f"of {rows} rows that it was trained on"}
     assert hint[kind] in text
-    assert "rules: {shape: base}" in text
-    found, warnings = run(tmp_path, "task_arithmetic", adapter, **how, rules={"shape": "base"})
+    assert "rules: {shape: base, vocabulary: by-position}" in text
+    rules = {"shape": "base", "vocabulary": "by-position"}
+    found, warnings = run(tmp_path, "task_arithmetic", adapter, **how, rules=rules)
     assert torch.equal(found[f"{table}.weight"], torch.zeros(5, 4))
     assert torch.equal(found["q.weight"], torch.full((3, 4), 4.0))
     assert any(f"{table}.weight: taken from {base} as it is" in warning for warning in warnings)

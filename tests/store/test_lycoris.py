@@ -244,5 +244,5 @@ def test_rows_that_move_need_the_whole_update_in_their_table(tmp_path: Path) -> 
     table = open_model("base.safetensors", root=tmp_path)
     assert isinstance(table, Checkpoint)
     adapter = fit_adapter(opened(tmp_path, "to_q", HADAMARD), SHAPES)
-    with pytest.raises(RequestError, match="no product of two matrices.*merge_method: passthrough"):
+    with pytest.raises(RequestError, match=r"no product of two matrices.*merge_method: passthrough"):
         with_folded_table(replace(table, adapter=adapter), Q)
