@@ -18,8 +18,6 @@ _FILES = {
     "sampling_rate": "has the settings of a feature extractor",
 }
 """By a setting that one of them has, what a model says of its inputs, and the output's files do not."""
-
-
 _WHOLE, _SHARDS = "model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors"
 
 
