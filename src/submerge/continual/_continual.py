@@ -22,7 +22,7 @@ from submerge.continual._status import StateStatus, status_of
 from submerge.continual._weights import checked_weights
 from submerge.engine import Settings
 from submerge.engine.plan import choose_score
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.store import Checkpoint, FileTable, ProjectorSettings
 
 __all__ = ["Continual"]
@@ -342,7 +342,7 @@ def _not_among(words: Sequence[str], name: str, word: str) -> Problem | None:
     """Return that an option has no such word, or None if it has."""
     if word in words:
         return None
-    hint = did_you_mean(nearest(word, words)) or f"choose among {', '.join(words)}"
+    hint = did_you_mean(word, words)
     return Problem(f"there is no {name} {word!r}", f"--{name}", hint)
 
 
@@ -351,7 +351,7 @@ def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> 
     if preset is not None and (problem := _not_among(tuple(LPM_PRESETS), "preset", preset)):
         raise RequestError(problem)
     if unknown := sorted(set(lpm) - set(asdict(given))):
-        hint = did_you_mean(nearest(unknown[0], asdict(given))) or f"there are {', '.join(asdict(given))}"
+        hint = did_you_mean(unknown[0], asdict(given))
         raise RequestError(Problem(f"there is no option {unknown[0]!r}", "", hint))
     try:
         return replace(given, **{**({} if preset is None else LPM_PRESETS[preset]), **lpm})
