@@ -18,8 +18,10 @@ def test_the_nearest_name_is_offered() -> None:
     assert nearest("densty", ["density", "weight"]) == "density"
     assert nearest("x", ["density", "weight"]) is None
     assert nearest("x", []) is None
-    assert did_you_mean("density") == "did you mean 'density'?"
-    assert did_you_mean(None) == ""
+    assert nearest("task-vector", ["Task_Vector", "ties"]) == "Task_Vector"
+    assert did_you_mean("Densty", ["density", "weight"]) == "did you mean 'density'?"
+    assert did_you_mean("x", ["density", "weight"]) == "there are density, weight"
+    assert did_you_mean("x", ["density"], "give a share") == "give a share"
 
 
 @pytest.mark.parametrize(

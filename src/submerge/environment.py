@@ -35,13 +35,14 @@ def check_environment() -> None:
     """Warn, once in a process, of a variable that is not known or has a value that is not known."""
     choice = _value(KERNELS)
     if choice not in ("", *CHOICES):
-        hint = did_you_mean(nearest(choice, CHOICES)) or "write numpy or numba"
+        hint = did_you_mean(choice, CHOICES)
         _warn(f"{PREFIX}{KERNELS} is {os.environ[PREFIX + KERNELS]!r}, which is ignored — {hint}")
     known = (KERNELS, DEBUG, *OTHERS)
     for name in sorted(os.environ):
         own = name.removeprefix(PREFIX)
-        if own not in (name, *known) and (close := nearest(own.upper(), (KERNELS, DEBUG))):
-            _warn(f"{name} is ignored — {did_you_mean(PREFIX + close)}")
+        if own not in (name, *known) and nearest(own, (KERNELS, DEBUG)) is not None:
+            hint = did_you_mean(name, (PREFIX + KERNELS, PREFIX + DEBUG))
+            _warn(f"{name} is ignored — {hint}")
 
 
 def _value(name: str) -> str:

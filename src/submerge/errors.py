@@ -19,6 +19,10 @@ __all__ = [
 ]
 
 
+MOST_COMPARED = 200
+"""Letters of a name that are compared with others, which takes the square of their number."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: what was found, where (file, tensor, recipe line), and what to do.
@@ -46,16 +50,30 @@ def few(items: Iterable[str], most: int = 3) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that is spelled most like `name`, or None where none is much like it."""
+    """Return the candidate that is spelled most like `name`, or None where none is much like it.
+
+    Capitals are as small letters, and `-` is as `_`.
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, list(candidates), n=1)
-    return close[0] if close else None
+    plain = {_plain(candidate): candidate for candidate in candidates}
+    close = difflib.get_close_matches(_plain(name)[:MOST_COMPARED], plain, n=1)
+    return plain[close[0]] if close else None
 
 
-def did_you_mean(name: str | None) -> str:
-    """Return `did you mean 'x'?`, or an empty text for None."""
-    return "" if name is None else f"did you mean '{name}'?"
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def did_you_mean(name: str, candidates: Iterable[str], otherwise: str | None = None) -> str:
+    """Return the hint for a name that is not known: `did you mean 'x'?`, where a candidate is much like it.
+
+    Else it is what to do `otherwise`; by default all candidates, as `there are a, b, c`.
+    """
+    known = list(candidates)
+    if (close := nearest(name, known)) is not None:
+        return f"did you mean '{close}'?"
+    return f"there are {', '.join(known)}" if otherwise is None else otherwise
 
 
 def size(count: float) -> str:

@@ -309,7 +309,7 @@ def test_contexts_of_the_caller_change_nothing(tuned: Tuned, context: Any) -> No
         ({"objective": "nullspace"}, "there is no objective 'nullspace' — did you mean 'null_space'"),
         (
             {"parametrisation": "layer"},
-            "there is no parametrisation 'layer' — choose among module, type, adapter, unit",
+            "there is no parametrisation 'layer' — there are module, type, adapter, unit",
         ),
         ({"where_rising": "stop"}, "there is no where_rising 'stop'"),
         ({"bounds": (0.5, 1.0)}, r"bounds: the initial coefficient 0.4 is not in \[0.5, 1\]"),

@@ -256,6 +256,8 @@ def test_what_is_refused(served: Path, tmp_path: Path) -> None:
     assert cli("export", served.parent / "base", "-o", tmp_path / "other").code == 2
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    assert cli("export", served, "-o", tmp_path / "mine", "--overwrite").code == 2
-    assert (tmp_path / "mine" / "letter.txt").exists()
+    for name in ("mine", "mine/letter.txt"):
+        refused = cli("export", served, "-o", tmp_path / name, "--overwrite")
+        assert (refused.code, "Traceback" in refused.err) == (2, False)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
     assert not (tmp_path / "other").exists()

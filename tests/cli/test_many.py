@@ -179,7 +179,7 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
         (["--keep", "none", "--forget", 0.9], "forget needs each task's own moments"),
         (["--keep", "none", "--statistics", "identity"], "saves nothing"),
         (["--statistics", "diag", "--energy", 0.9], "need full statistics, not diag"),
-        (["--pooling", "max"], "choose among mean, position"),
+        (["--pooling", "max"], "there are mean, position"),
         (["--missing", "maybe"], "missing is zero or skip"),
         (["--missing", "zero", "--statistics", "identity"], "nothing is known of maps"),
         (["--preset", "paper", "--statistics", "block"], "or with --preset paper say --energy 1"),

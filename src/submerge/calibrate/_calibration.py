@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 from submerge._version import __version__
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
-from submerge.errors import WorkError
+from submerge.errors import writing
 from submerge.recipe import COEFFICIENTS_VERSION
+from submerge.store import whole_file
 
 __all__ = ["Calibration"]
 
@@ -131,14 +131,8 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write it as JSON, all of it or nothing; raise `WorkError` where the disk refuses."""
         path = Path(path)
-        unfinished = path.with_name(f"{path.name}.unfinished")
-        try:
+        with writing(f"{path}: writing the coefficients failed"), whole_file(path) as unfinished:
             unfinished.write_text(self.to_json(), encoding="utf-8")
-            os.replace(unfinished, path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            what = f"{path}: writing the coefficients failed ({error.strerror})"
-            raise WorkError(f"{what} — free some space, or choose another folder") from error
 
 
 def _finite(value: Any) -> Any:

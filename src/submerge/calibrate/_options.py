@@ -12,7 +12,7 @@ import torch
 from submerge.arguments import is_finite_number, is_whole_number
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.calibrate._parametrisation import PARAMETRISATIONS
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, did_you_mean
 
 __all__ = ["DTYPES", "LearnOptions", "Step"]
 
@@ -75,7 +75,7 @@ class LearnOptions:
         choices = {**CHOICES, **({} if self.dtype is None else {"dtype": tuple(DTYPES)})}
         for name, words in choices.items():
             if (word := getattr(self, name)) not in words:
-                hint = did_you_mean(nearest(str(word), words)) or f"choose among {', '.join(words)}"
+                hint = did_you_mean(str(word), words)
                 yield Problem(f"there is no {name} {word!r}", name, hint)
 
     def _wrong_numbers(self) -> Iterator[Problem]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from submerge.cli import _many_options as options
 from submerge.cli._common import print_json, print_warnings, settings, size
 from submerge.cli._options import Device, Json, Memory, NewFolder, Overwrite, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
 from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
-    from submerge.continual import TaskRecord
+    from submerge.continual import ExportReport, TaskRecord
 
 __all__ = ["many"]
 
@@ -28,32 +29,6 @@ PASSES = ("samples", "batch_size", "max_length", "device")
 GATE = ("projectors", "score", "temperature", "top", "key", "centred")
 """Arguments that are handed on by their names."""
 
-State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder that `many init` made.")]
-Task = Annotated[str, typer.Option("--task", "-t", help="The name of the task.")]
-Base = Annotated[str | None, typer.Option(help="Where the base is now, if it was moved.")]
-Samples = Annotated[
-    int | None, typer.Option(min=1, help="The most inputs that run, evenly spaced; all by default.")
-]
-Batch = Annotated[int, typer.Option(min=1, help="Inputs that run at a time.")]
-Length = Annotated[int, typer.Option(min=1, help="The most tokens of a text.")]
-Preset = Annotated[str | None, typer.Option(help="Options of the merge to begin with: default or paper.")]
-Scale = Annotated[float | None, typer.Option(help="λ, a factor on the merged update: best left at 1.")]
-Ridge = Annotated[float | None, typer.Option(min=0, help="ε of each task's ridge ε tr(C)/n.")]
-Energy = Annotated[float | None, typer.Option(help="The share of each C's trace that is kept, at most 1.")]
-Forget = Annotated[float | None, typer.Option(help="γ, the factor on all earlier tasks with each new one.")]
-Offdiag = Annotated[float | None, typer.Option(help="A factor on what is beside the diagonal of each C.")]
-Normalize = Annotated[
-    str | None, typer.Option(help="per_token, so that long texts do not outweigh short ones; or sum.")
-]
-Weight = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TASK=NUMBER", help="A factor on a task's moments, 1 by default; once for each."),
-]
-Missing = Annotated[
-    str | None,
-    typer.Option(help="Whether a task has a say in maps that it does not adapt: skip (no) or zero (yes)."),
-]
-
 
 @many.command("init")
 def init(
@@ -61,30 +36,17 @@ def init(
         str, typer.Argument(help="The model that all tasks are tuned from: a folder or a Hub id.")
     ],
     out: NewFolder,
-    statistics: Annotated[
-        str,
-        typer.Option(
-            help="Of each map's inputs: full, block, diag, lowrank, or identity, which needs no data."
-        ),
-    ] = "full",
-    keep: Annotated[
-        str,
-        typer.Option(help="Of each task's statistics: full, for exact removal, or none, their sum alone."),
-    ] = "full",
-    pooling: Annotated[
-        str,
-        typer.Option(
-            help="Images are compared by the mean over their positions, or by each: mean or position."
-        ),
-    ] = "mean",
-    preset: Preset = None,
-    scale: Scale = None,
-    ridge: Ridge = None,
-    energy: Energy = None,
-    forget: Forget = None,
-    offdiag: Offdiag = None,
-    normalize: Normalize = None,
-    missing: Missing = None,
+    statistics: options.Statistics = "full",
+    keep: options.Keep = "full",
+    pooling: options.Pooling = "mean",
+    preset: options.Preset = None,
+    scale: options.Scale = None,
+    ridge: options.Ridge = None,
+    energy: options.Energy = None,
+    forget: options.Forget = None,
+    offdiag: options.Offdiag = None,
+    normalize: options.Normalize = None,
+    missing: options.Missing = None,
 ) -> None:
     """Begin a state without tasks.
 
@@ -99,25 +61,21 @@ def init(
 
 @many.command("add")
 def add(
-    state: State,
-    task: Task,
+    state: options.State,
+    task: options.Task,
     model: Annotated[
         str, typer.Option(help="The task's LoRA adapter, or its whole model: a folder, a file or a Hub id.")
     ],
     data: Annotated[
         str | None, typer.Option(help="Inputs of the task: a file, a folder, a data set.")
     ] = None,
-    share_projector: Annotated[
-        str | None, typer.Option(help="A task with the same images: both get the mean of their projectors.")
-    ] = None,
-    prototypes: Annotated[
-        int, typer.Option(min=1, help="The most prototypes of its images: means of clusters.")
-    ] = 1,
-    samples: Samples = None,
-    batch_size: Batch = 16,
-    max_length: Length = 512,
+    share_projector: options.Shared = None,
+    prototypes: options.Prototypes = 1,
+    samples: options.Samples = None,
+    batch_size: options.Batch = 16,
+    max_length: options.Length = 512,
     device: Device = "cpu",
-    base: Base = None,
+    base: options.Base = None,
     json: Json = False,
 ) -> None:
     """Add a task: its adapter or model, and what its own model feeds each linear map on its inputs.
@@ -163,15 +121,15 @@ def _added(record: TaskRecord) -> Iterator[str]:
 
 @many.command("remove")
 def remove(
-    state: State,
-    task: Task,
+    state: options.State,
+    task: options.Task,
     model: Annotated[str | None, typer.Option(help="Its adapter, where moments are not kept.")] = None,
     data: Annotated[str | None, typer.Option(help="Its inputs, where moments are not kept.")] = None,
-    samples: Samples = None,
-    batch_size: Batch = 16,
-    max_length: Length = 512,
+    samples: options.Samples = None,
+    batch_size: options.Batch = 16,
+    max_length: options.Length = 512,
     device: Device = "cpu",
-    base: Base = None,
+    base: options.Base = None,
 ) -> None:
     """Remove a task: the merge is then what it would be had the task never been added.
 
@@ -187,48 +145,26 @@ def remove(
 
 @many.command("export")
 def export(
-    state: State,
+    state: options.State,
     out: NewFolder,
-    form: Annotated[str, typer.Option("--as", help="What to write: adapter or checkpoint.")] = "adapter",
+    form: options.Form = "adapter",
     rank: Rank = None,
-    preset: Preset = None,
-    scale: Scale = None,
-    ridge: Ridge = None,
-    energy: Energy = None,
-    forget: Forget = None,
-    offdiag: Offdiag = None,
-    normalize: Normalize = None,
-    weight: Weight = None,
-    projectors: Annotated[
-        str, typer.Option(help="The tasks' projectors: mixed for each image, or merged into their mean.")
-    ] = "mixed",
-    score: Annotated[
-        str | None,
-        typer.Option(
-            help="How images are compared: discriminant, the default where there is one, or prototypes."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="τ of the softmax by which projectors are mixed, by default 1 of a discriminant and 0.03 of "
-            "prototypes; 0: the nearest alone.",
-        ),
-    ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="The most projectors that are mixed.")] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="What is compared: image, text or both; by default as images overlap."),
-    ] = None,
-    centred: Annotated[
-        bool,
-        typer.Option("--centred/--not-centred", help="Whether the mean of the prototypes is taken away."),
-    ] = True,
-    base: Base = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Of a checkpoint, such as bfloat16; the base's by default.")
-    ] = None,
+    preset: options.Preset = None,
+    scale: options.Scale = None,
+    ridge: options.Ridge = None,
+    energy: options.Energy = None,
+    forget: options.Forget = None,
+    offdiag: options.Offdiag = None,
+    normalize: options.Normalize = None,
+    weight: options.Weight = None,
+    projectors: options.Projectors = "mixed",
+    score: options.Score = None,
+    temperature: options.Temperature = None,
+    top: options.Top = None,
+    key: options.Key = None,
+    centred: options.Centred = True,
+    base: options.Base = None,
+    dtype: options.Dtype = None,
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
@@ -262,13 +198,17 @@ def export(
         print_json(vars(report))
         return
     print_warnings(report.warnings)
-    typer.echo(str(report.out))
+    typer.echo(f"{report.out}\n{_exported(report)}")
+
+
+def _exported(report: ExportReport) -> str:
+    """Return what was written, of which tasks, and what the rank left out."""
     error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
     mixed = f" · {report.projectors} projectors mixed by image" if report.projectors else ""
     dense = "dense updates" if report.scale else "no updates, for the scale is 0"
     rank_told = f"rank {report.rank}" if report.rank else dense
     told = (f"{n} × {report.weights[n]:g}" if n in report.weights else n for n in report.tasks)
-    typer.echo(f"{report.form} of {', '.join(told)} · {rank_told}{error}{mixed}")
+    return f"{report.form} of {', '.join(told)} · {rank_told}{error}{mixed}"
 
 
 def _weights(given: Sequence[str]) -> dict[str, float]:
@@ -289,7 +229,7 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
 
 @many.command("status")
 def status(
-    state: State,
+    state: options.State,
     condition: Annotated[
         bool, typer.Option("--condition", help="Also the condition numbers, which takes a while.")
     ] = False,
@@ -310,7 +250,7 @@ def status(
 
 @many.command("join")
 def join(
-    first: State,
+    first: options.State,
     second: Annotated[Path, typer.Argument(readable=False, help="Another state of the same base.")],
     out: NewFolder,
 ) -> None:

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submerge.algebra import LPM_PRESETS, LpmOptions
+from submerge.algebra import LpmOptions
 from submerge.arguments import checked
 from submerge.continual._base import base_record, open_base, opened_base
 from submerge.continual._change import NewTask, add_task, remove_task
 from submerge.continual._export import Export, ExportReport, write_adapter, write_checkpoint
 from submerge.continual._join import join_states
 from submerge.continual._lpm import StoredTasks
-from submerge.continual._manifest import StateManifest, StateOptions, TaskRecord
-from submerge.continual._passes import Data, Passes, check_options
+from submerge.continual._manifest import StateManifest, TaskRecord
+from submerge.continual._passes import Data, Passes
 from submerge.continual._projectors import ProjectorGate, StoredProjectors
+from submerge.continual._requests import (
+    check_export,
+    check_tasks,
+    check_together,
+    export_options,
+    gate_settings,
+    lpm_options,
+    state_options,
+)
 from submerge.continual._state_folder import StateFolder, new_folder
 from submerge.continual._status import StateStatus, status_of
 from submerge.continual._weights import checked_weights
 from submerge.engine import Settings
 from submerge.engine.plan import choose_score
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
 from submerge.store import Checkpoint, FileTable, ProjectorSettings
 
 __all__ = ["Continual"]
-
-CHOICES = {
-    "statistics": ("full", "block", "diag", "lowrank", "identity"),
-    "keep": ("full", "none"),
-    "pooling": ("mean", "position"),
-}
 
 
 class Continual:
@@ -108,9 +110,9 @@ class Continual:
             RequestError: the folder is not empty, an option is out of its range, or the base cannot be
                 opened.
         """
-        options = _state_options(statistics=statistics, keep=keep, pooling=pooling)
-        chosen = _lpm_options(LpmOptions(missing="skip"), preset, lpm)
-        _check_together(options, chosen)
+        options = state_options(statistics=statistics, keep=keep, pooling=pooling)
+        chosen = lpm_options(LpmOptions(missing="skip"), preset, lpm)
+        check_together(options, chosen)
         record = base_record(opened_base(base))
         with new_folder(Path(state)) as path:
             StateFolder(path).commit(StateManifest(record, options, chosen))
@@ -259,26 +261,14 @@ class Continual:
         Raises:
             RequestError: there are no tasks, an option cannot be changed, or `out` must not be written.
         """
-        words = {"as": (("adapter", "checkpoint"), form), "projectors": (("mixed", "merged"), projectors)}
-        if problems := [p for name, (all_, word) in words.items() if (p := _not_among(all_, name, word))]:
-            raise RequestError(problems)
-        if form == "adapter" and dtype is not None:
-            hint = "leave it out, or write a checkpoint: --as checkpoint"
-            raise RequestError(Problem("an adapter is written in float32", "--dtype", hint))
-        check_options({"rank": rank})
+        check_export(form, projectors, dtype, rank)
         self._folder.check_apart(Path(out))
         manifest = self._folder.read()
         given = {"score": score, "temperature": temperature, "top": top, "key": key, "centred": centred}
-        gate = _gate_settings(manifest, given)
-        options = _export_options(manifest, preset, lpm)
+        gate = gate_settings(manifest, given)
+        options = export_options(manifest, preset, lpm)
         other_than_1 = checked_weights(manifest, weights or {})
-        if not manifest.tasks:
-            hint = "add one: submerge many add STATE --task NAME --model ADAPTER --data INPUTS"
-            raise RequestError(Problem("there are no tasks to merge", str(self._folder.path), hint))
-        if form == "adapter" and rank is None and manifest.has_checkpoints:
-            what = "tasks are whole checkpoints, whose updates have no low rank"
-            hint = "say --rank 64, or write a checkpoint: --as checkpoint"
-            raise RequestError(Problem(what, "--rank", hint))
+        check_tasks(manifest, self._folder.path, form, rank)
         with FileTable() as table:
             whole = form == "checkpoint"
             needed = whole or manifest.has_projectors or manifest.has_checkpoints or base is not None
@@ -322,77 +312,3 @@ class Continual:
     def status(self, *, condition: bool = False) -> StateStatus:
         """Return what the state holds, and with `condition` the condition number of each Φ = Σ C_t."""
         return status_of(self._folder, self._folder.read(), condition=condition)
-
-
-def _gate_settings(manifest: StateManifest, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was said of a gate; raise `RequestError` for what no gate takes, be there one or none."""
-    settings = {name: value for name, value in given.items() if value is not None}
-    settings["pooling"] = manifest.options.pooling
-    ProjectorSettings("projector", **({"score": "prototypes", "key": "image"} | settings))
-    return settings
-
-
-def _state_options(**given: str) -> StateOptions:
-    if problems := [p for name, word in given.items() if (p := _not_among(CHOICES[name], name, word))]:
-        raise RequestError(problems)
-    return StateOptions(**given)  # type: ignore[arg-type]
-
-
-def _not_among(words: Sequence[str], name: str, word: str) -> Problem | None:
-    """Return that an option has no such word, or None if it has."""
-    if word in words:
-        return None
-    hint = did_you_mean(nearest(word, words)) or f"choose among {', '.join(words)}"
-    return Problem(f"there is no {name} {word!r}", f"--{name}", hint)
-
-
-def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
-    """Return options with others over them; raise `RequestError` where one is out of its range."""
-    if preset is not None and (problem := _not_among(tuple(LPM_PRESETS), "preset", preset)):
-        raise RequestError(problem)
-    if unknown := sorted(set(lpm) - set(asdict(given))):
-        hint = did_you_mean(nearest(unknown[0], asdict(given))) or f"there are {', '.join(asdict(given))}"
-        raise RequestError(Problem(f"there is no option {unknown[0]!r}", "", hint))
-    try:
-        return replace(given, **{**({} if preset is None else LPM_PRESETS[preset]), **lpm})
-    except (TypeError, ValueError) as error:
-        raise RequestError(Problem(str(error), "", "see submerge many init --help")) from None
-
-
-def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
-    """Raise `RequestError` for options that exclude each other."""
-    problems = []
-    if not options.keeps_moments:
-        if options.statistics not in ("full", "block", "diag"):
-            what = f"--keep none saves nothing with {options.statistics} statistics"
-            problems.append(Problem(what, "--keep", "leave it out"))
-        for name in ("energy", "forget"):
-            if getattr(lpm, name) != 1:
-                what = f"{name} needs each task's own moments"
-                problems.append(Problem(what, "--keep", "begin a state with --keep full"))
-    if options.statistics != "full" and lpm.energy != 1:
-        what = f"leading eigenpairs need full statistics, not {options.statistics}"
-        problems.append(Problem(what, "--energy", "leave it out, or with --preset paper say --energy 1"))
-    if options.statistics == "lowrank" and lpm.offdiag != 1:
-        what = "products beside the diagonal need full statistics, not lowrank"
-        problems.append(Problem(what, "--offdiag", "leave it out"))
-    if options.statistics == "identity" and lpm.missing == "zero":
-        what = "with identity statistics nothing is known of maps that a task does not adapt"
-        problems.append(Problem(what, "--missing", "leave one of them out"))
-    if problems:
-        raise RequestError(problems)
-
-
-def _export_options(manifest: StateManifest, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
-    """Return the options of an export; raise `RequestError` where the state has others for good."""
-    options = _lpm_options(manifest.lpm, preset, lpm)
-    before, after = asdict(manifest.lpm), asdict(options)
-    changed = {name for name in before if before[name] != after[name]}
-    fixed = {"missing"} if manifest.options.keeps_moments else set(before) - {"scale"}
-    if wrong := sorted(changed & fixed):
-        what = f"{', '.join(wrong)} cannot be changed: the state was begun with {before[wrong[0]]!r}"
-        raise RequestError(
-            Problem(what, "", "begin another state, with --keep full where moments are not kept")
-        )
-    _check_together(manifest.options, options)
-    return options

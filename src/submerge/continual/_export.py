@@ -22,7 +22,7 @@ from submerge.continual._projectors import ProjectorGate
 from submerge.continual._state_folder import LOCK, locked
 from submerge.deferred import torch
 from submerge.engine import Settings, merge
-from submerge.engine.output import REPLACED, SUFFIX, give_name
+from submerge.engine.output import SUFFIX, give_name, unfinished_folder, why_taken
 from submerge.errors import Problem, RequestError, WorkError, few, writing
 from submerge.store import (
     ADAPTER_CONFIG,
@@ -166,26 +166,15 @@ def _tensor_records(folder: Path) -> dict[str, TensorRecord]:
 
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Raise `RequestError` where an adapter must not be written: over anything but an adapter."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    hint = "choose another folder"
-    if not overwrite:
-        raise RequestError(
-            Problem("the output exists and is not empty", str(out), f"{hint}, or allow --overwrite")
-        )
-    if not (out / ADAPTER_CONFIG).is_file():
-        raise RequestError(Problem("the folder to replace holds no adapter", str(out), hint))
-    if os.path.lexists(old := out.with_name(out.name + REPLACED)):
-        what = "what an earlier --overwrite set aside is still there"
-        raise RequestError(Problem(what, str(old), "look whether you need it, then remove it"))
+    if problems := why_taken(out, overwrite=overwrite, replaceable=("adapter", ADAPTER_CONFIG.__eq__)):
+        raise RequestError(problems)
 
 
 def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: bool) -> ExportReport:
     """Write the merged updates as an adapter, into a folder that has its name when it is complete."""
-    place = out.resolve()
-    unfinished = place.with_name(place.name + SUFFIX)
     with writing(f"{out}: cannot be written"):
-        check_out(place, overwrite=overwrite)
+        check_out(out, overwrite=overwrite)
+        place, unfinished = out.resolve(), unfinished_folder(out)
         _discard(unfinished)
         try:
             report = _write(export, unfinished, rank)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from submerge._version import __version__
 from submerge.algebra import LpmOptions
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.store import read_json
 
 __all__ = [
@@ -174,7 +174,7 @@ class StateManifest:
         for task in self.tasks:
             if task.name == name:
                 return task
-        hint = did_you_mean(nearest(name, self.names)) or f"there are {', '.join(self.names) or 'no tasks'}"
+        hint = did_you_mean(name, self.names, None if self.names else "there are no tasks")
         raise RequestError(Problem(f"there is no task {name!r}", option, hint))
 
     def with_task(self, task: TaskRecord, running: FileRecord | None) -> StateManifest:

@@ -10,7 +10,7 @@ from submerge.arguments import check_fields
 from submerge.calibrate import check_counts
 from submerge.deferred import torch
 from submerge.device import check_device
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, did_you_mean
 
 __all__ = ["Data", "Passes", "check_options"]
 
@@ -49,7 +49,7 @@ class Passes:
         """Return what arguments of these names say; raise `RequestError` where there is none of a name."""
         names = [field.name for field in fields(cls)]
         if unknown := [name for name in given if name not in names]:
-            hint = did_you_mean(nearest(unknown[0], names)) or f"there are {', '.join(names)}"
+            hint = did_you_mean(unknown[0], names)
             raise RequestError(Problem(f"there is no argument {unknown[0]!r}", "", hint))
         return cls(**given)
 

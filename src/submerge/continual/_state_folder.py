@@ -18,14 +18,14 @@ from itertools import islice
 from pathlib import Path
 
 from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateManifest
+from submerge.engine.output import unfinished_folder
 from submerge.errors import Problem, RequestError, SubmergeError, WorkError, writing
-from submerge.store import FileTable, TensorEntry, file_digest, read_header, sync_file, sync_folder
+from submerge.store import FileTable, TensorEntry, file_digest, read_header, sync_folder, whole_file
+from submerge.store.format import UNFINISHED
 
 __all__ = ["LOCK", "StateFolder", "locked", "new_folder"]
 
 LOCK = ".lock"
-UNFINISHED = ".unfinished"
-INCOMPLETE = ".incomplete"
 TASKS = "tasks"
 PATTERNS = (
     STATE_FILE,
@@ -133,13 +133,11 @@ class StateFolder:
         Files that it no longer names, as that of a task that is removed, are gone then.
         """
         path = self.path / STATE_FILE
-        unfinished = path.with_name(STATE_FILE + UNFINISHED)
         with writing(f"{path}: cannot be written", "free some space; the state is as it was"):
             for folder in {(self.path / record.file).parent for record in manifest.files}:
                 sync_folder(folder)
-            unfinished.write_text(manifest.text, encoding="utf-8")
-            sync_file(unfinished)
-            os.replace(unfinished, path)
+            with whole_file(path, synced=True) as unfinished:
+                unfinished.write_text(manifest.text, encoding="utf-8")
         sync_folder(self.path)
         with suppress(OSError):  # the change is made; else the next writer removes them
             self._remove_unnamed(manifest)
@@ -179,7 +177,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises `RequestError` where something that is not empty has that name.
     """
     out = out.resolve()
-    unfinished = out.with_name(out.name + INCOMPLETE)
+    unfinished = unfinished_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RequestError(Problem("exists already", str(out), "choose another folder"))
     if not _is_ours(unfinished):

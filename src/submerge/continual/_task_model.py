@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submerge.continual._stored_task import StoredMap, TaskLayout, map_of
-from submerge.continual._whole_model import changed_tensors, linear_maps, read_values, task_type_of
+from submerge.continual._whole_model import changed_tensors, linear_maps, read_values
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, few
 from submerge.names import MultimodalParts, module_names, multimodal_parts
@@ -23,6 +23,7 @@ from submerge.store import (
     lay_over,
     open_model,
 )
+from submerge.store.adapter import task_type_of
 
 __all__ = ["TaskModel", "open_task_model"]
 
@@ -69,9 +70,14 @@ class TaskModel:
 
     def layout(self, inputs: Mapping[str, str]) -> TaskLayout:
         """Return what the task's file is to hold: the maps whose inputs were measured."""
-        task_type = self.adapter.config.get("task_type") if self.adapter else task_type_of(self.base)
+        task_type = self.adapter.config.get("task_type") if self.adapter else self._task_type()
         measured = {name: stored for name, stored in self.maps.items() if name in inputs}
         return TaskLayout(measured, inputs, str(task_type) if task_type else None)
+
+    def _task_type(self) -> str | None:
+        """Return PEFT's type of an adapter of the base, as the base's architecture says."""
+        config = self.base.config or {}
+        return task_type_of(str((config.get("architectures") or [""])[0]), config)
 
     def unmeasured(self, layout: TaskLayout) -> tuple[str, ...]:
         """Return the tensors that differ, and are not among the maps of a layout."""

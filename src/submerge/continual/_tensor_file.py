@@ -23,7 +23,7 @@ from submerge.store import (
     file_digest,
     sync_file,
 )
-from submerge.store.format import Spilled, SpillFile, TensorSpec, pwrite_all
+from submerge.store.format import UNFINISHED, Spilled, SpillFile, TensorSpec, pwrite_all
 
 __all__ = ["TensorFileWriter", "free_path", "read_tensor"]
 
@@ -43,7 +43,7 @@ class TensorFileWriter:
 
     def __init__(self, root: Path, stem: str) -> None:
         self.root, self.stem = root, stem
-        self._unfinished = root / f"{stem}.unfinished"
+        self._unfinished = root / f"{stem}{UNFINISHED}"
         self._small: dict[str, Spilled] = {}
         self._spill = SpillFile(root)
         self._large: list[TensorSpec] = []

@@ -21,7 +21,7 @@ from submerge.store import (
     same_values,
 )
 
-__all__ = ["changed_tensors", "linear_maps", "read_values", "stored_dtype", "task_type_of", "value_blocks"]
+__all__ = ["changed_tensors", "linear_maps", "read_values", "stored_dtype", "value_blocks"]
 
 BLOCK = 1 << 24
 """Values that are compared, or merged, at a time."""
@@ -120,9 +120,3 @@ def linear_maps(names: Iterable[str], base: Checkpoint) -> dict[str, StoredMap]:
         and layer_of(name) is not None
         and is_matrix(name, base.tensors[name].shape, base.config)
     }
-
-
-def task_type_of(base: Checkpoint) -> str | None:
-    """Return what PEFT calls the kind of a model: of a causal language model, else None."""
-    (architecture,) = ((base.config or {}).get("architectures") or [""])[:1]
-    return "CAUSAL_LM" if str(architecture).endswith("ForCausalLM") else None

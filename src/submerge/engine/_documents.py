@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from submerge.engine.plan import (
 )
 from submerge.errors import Problem, RequestError, writing
 from submerge.recipe import Documents, MixtureRecipe, Recipe
-from submerge.store import MANIFEST, Checkpoint, strict_json
+from submerge.store import MANIFEST, Checkpoint, strict_json, whole_file
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -238,9 +237,8 @@ class _NamedResults:
     def _write(self) -> None:
         with writing(f"{self.folder}: cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / f".{RECORD}.part"
-            part.write_text(json.dumps(self.made_from, indent=1), encoding="utf-8")
-            os.replace(part, self.folder / RECORD)
+            with whole_file(self.folder / RECORD) as unfinished:
+                unfinished.write_text(json.dumps(self.made_from, indent=1), encoding="utf-8")
 
     def remove(self) -> None:
         """Remove the folder."""

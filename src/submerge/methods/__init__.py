@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from submerge.deprecated import warn_renamed
-from submerge.errors import Problem, RequestError, WorkError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean
 from submerge.methods._base import (
     REQUIRED,
     BankBound,
@@ -153,10 +153,7 @@ def find_method(name: str) -> Method:
     for method in METHODS.values():
         if wanted in (_plain(method.name), _plain(method.title)):
             return method
-    plain = {_plain(known): known for known in METHODS}
-    near = nearest(wanted[:100], plain)
-    hint = did_you_mean(plain[near]) if near else f"there are {', '.join(METHODS)}"
-    raise RequestError(Problem(f"no method is called {name!r}", "", hint))
+    raise RequestError(Problem(f"no method is called {name!r}", "", did_you_mean(name, METHODS)))
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
+from submerge.errors import Problem, RequestError, did_you_mean, few
 
 __all__ = [
     "NameMatch",
@@ -174,7 +174,7 @@ def _missing(names: Sequence[str], available: Sequence[str], where: str) -> list
         return []
     end = names[0].split(".")[-2:]
     near = [name for name in available if name.split(".")[-2:] == end] or list(available)
-    hint = did_you_mean(nearest(names[0], near[:_MOST_COMPARED])) or "is it of this model?"
+    hint = did_you_mean(names[0], near[:_MOST_COMPARED], "is it of this model?")
     count = f"{len(names)} parameters are" if len(names) > 1 else "the parameter is"
     return [Problem(f"{count} not there: {few(names)}", where, hint)]
 

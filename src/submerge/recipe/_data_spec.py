@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from submerge.arguments import is_count
-from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
+from submerge.errors import Problem, RequestError, did_you_mean, few
 
 __all__ = [
     "COLUMNS",
@@ -74,7 +74,7 @@ def problems_of_data(source: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     keys = [key.name for key in fields(DataSpec)]
     for key in source:
         if key not in keys:
-            hint = did_you_mean(nearest(str(key), keys)) or f"there are {few(keys, 9)}"
+            hint = did_you_mean(str(key), keys, f"there are {few(keys, 9)}")
             yield key, f"unknown key '{key}'", hint
     for key, (is_right, what, hint) in _CHECKS.items():
         if (value := source.get(key)) is not None and not is_right(value):

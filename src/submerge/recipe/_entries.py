@@ -64,11 +64,7 @@ def read_entry(
         hint = "write '- model: …'"
         report.add(f"an entry of 'models' is a mapping, not {show(raw)}", path, hint)
         return None
-    for key in raw:
-        if key in ABSENT_KEYS:
-            report.add_ignored(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
-        elif key not in ENTRY_KEYS:
-            report.unknown_key(key, ENTRY_KEYS, (*path, key))
+    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS)
     parameters = read_parameters(
         raw.get("parameters"), (*path, "parameters"), method, methods, report, of_model=True
     )

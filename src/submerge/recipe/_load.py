@@ -20,12 +20,12 @@ from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._moments import check_moments, read_moments_key
 from submerge.recipe._parameters import check_required, read_parameters, single_values
 from submerge.recipe._participants import check_participants, find_participants
-from submerge.recipe._problems import KeyPath, Report, nearest_name, show
+from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._projector_mix import ProjectorMix
 from submerge.recipe._projectors import check_projectors, read_projectors, read_prototypes_key
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._rules import Setting
-from submerge.recipe._schema import ABSENT_KEYS, RECIPE_KEYS, RENAMED_KEYS
+from submerge.recipe._schema import ABSENT_KEYS, RECIPE_KEYS
 from submerge.recipe._sections import (
     OutputForm,
     read_dtype,
@@ -83,7 +83,7 @@ def read_recipe(
     report, data = opened.report, opened.data
     _check_mapping(data, report)
     _check_no_mixture(data, report)
-    _check_keys(data, report)
+    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS)
     method = _read_method(data, methods, report)
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
@@ -307,19 +307,6 @@ def _overridden(section: Any, output: Mapping[str, Any] | None) -> Any:
     return {**own, **output} if isinstance(own, dict) else own
 
 
-def _check_keys(data: dict[str, Any], report: Report) -> None:
-    """Note keys that are unknown, and keys of mergekit's that are not supported."""
-    for key, value in data.items():
-        path: KeyPath = (key,)
-        if key in ABSENT_KEYS:
-            if value is not None:
-                report.add_ignored(f"'{key}' is not supported", path, ABSENT_KEYS[key])
-        elif key in RENAMED_KEYS:
-            report.add_ignored(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
-        elif key not in RECIPE_KEYS:
-            report.unknown_key(key, RECIPE_KEYS, path)
-
-
 def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:
     """Return the method that the recipe names, or None."""
     name = data.get("merge_method")
@@ -331,7 +318,7 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
     elif name in methods:
         return methods[name]
     else:
-        near = did_you_mean(nearest_name(name, methods))
+        near = did_you_mean(name, methods, "")
         hint = f"{near} `submerge methods` lists all".lstrip()
         report.add(f"unknown method {show(name)}", path, hint)
     return None

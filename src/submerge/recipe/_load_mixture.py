@@ -11,7 +11,7 @@ from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
 from submerge.recipe._model_entry import ModelEntry, same_model
-from submerge.recipe._problems import KeyPath, Report, nearest_name, show
+from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._sections import read_dtype, read_name, read_seed
 from submerge.recipe._source import RecipeSource, open_documents
 from submerge.recipe._specs import read_spec
@@ -144,8 +144,8 @@ def _read_gate_mode(raw: Any, report: Report) -> str:
         return MixtureRecipe.gate_mode
     if isinstance(raw, str) and raw in GATE_MODES:
         return raw
-    near = did_you_mean(nearest_name(raw, GATE_MODES)) if isinstance(raw, str) else ""
-    report.add(f"unknown gate_mode {show(raw)}", ("gate_mode",), near or f"one of {', '.join(GATE_MODES)}")
+    hint = did_you_mean(raw if isinstance(raw, str) else "", GATE_MODES)
+    report.add(f"unknown gate_mode {show(raw)}", ("gate_mode",), hint)
     return "random"  # which asks for nothing else
 
 
@@ -183,9 +183,7 @@ def _read_expert(raw: Any, path: KeyPath, report: Report) -> Expert | None:
     if not isinstance(raw, dict):
         report.add(f"an expert is a mapping, not {show(raw)}", path, "write '- source_model: …'")
         return None
-    for key in raw:
-        if key not in EXPERT_KEYS:
-            report.unknown_key(key, EXPERT_KEYS, (*path, key))
+    report.check_keys(raw, EXPERT_KEYS, path)
     positive = _read_prompts(raw, "positive_prompts", path, report)
     negative = _read_prompts(raw, "negative_prompts", path, report)
     noise = _read_number(raw, "noise_scale", 0.0, path, report)

@@ -45,9 +45,7 @@ def read_new_tokens(raw: Any, source: str | None, report: Report) -> NewTokens |
     if not isinstance(given, dict):
         report.add(f"'new_tokens' is a method or a mapping, not {show(raw)}", path, "write {method: omp}")
         return None
-    for key in given:
-        if key not in _KEYS:
-            report.unknown_key(key, _KEYS, (*path, key))
+    report.check_keys(given, _KEYS, path)
     method, k = given.get("method", NewTokens.method), given.get("k", NewTokens.k)
     if method not in NEW_TOKEN_METHODS:
         what = f"the method for new tokens is {show(method)}"

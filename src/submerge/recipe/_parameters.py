@@ -7,7 +7,7 @@ from typing import Any
 
 from submerge.errors import did_you_mean
 from submerge.methods import REQUIRED, Method, Option
-from submerge.recipe._problems import KeyPath, Report, listed, nearest_name, show
+from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "read_parameters", "single_values"]
@@ -77,7 +77,7 @@ def _no_option(
 ) -> None:
     """Note a parameter that the method does not have."""
     valid = [option.name for option in method.options]
-    near = did_you_mean(nearest_name(name, valid))
+    near = did_you_mean(name, valid, "")
     owners = [other.name for other in methods.values() if other.option(name)]
     if owners:
         hint = f"it belongs to {', '.join(sorted(owners))}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, did_you_mean
+from submerge.recipe._schema import RENAMED_KEYS
 
-__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "nearest_name", "show"]
+__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "show"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where a value stands in a recipe, as keys and indices from the root."""
+
+NONE: Mapping[str, str] = MappingProxyType({})
 
 Positions: TypeAlias = Mapping[KeyPath, tuple[int, int]]
 """The line and column (both from 1) at which each key or list entry was written."""
@@ -44,11 +48,6 @@ def show(value: Any) -> str:
 def listed(names: Iterable[str]) -> str:
     """Return names as text, sorted: `'a', 'b', 'c'`."""
     return ", ".join(f"'{name}'" for name in sorted(names))
-
-
-def nearest_name(name: str, valid: Iterable[str]) -> str | None:
-    """Return the valid name that `name` most likely stands for, or None."""
-    return nearest(name.lower().replace("-", "_")[:100], sorted(valid))
 
 
 class Report:
@@ -105,13 +104,35 @@ class Report:
         """Note a problem at a line."""
         self._problems.append((line, Problem(what, f"{self.name}:{line}", hint)))
 
+    def check_keys(
+        self,
+        given: Mapping[str, Any],
+        valid: Sequence[str],
+        path: KeyPath,
+        *,
+        absent: Mapping[str, str] = NONE,
+        ours: bool = False,
+    ) -> None:
+        """Note the keys of a mapping at `path` that are not `valid`.
+
+        Those of mergekit's that are `absent` here have a hint of their own, and may be there without a value.
+        """
+        for key, value in given.items():
+            if key in valid:
+                continue
+            if key not in absent:
+                self.unknown_key(key, valid, (*path, key), ours=ours)
+            elif value is not None:
+                self.add_ignored(f"'{key}' is not supported", (*path, key), absent[key])
+
     def unknown_key(self, name: str, valid: Sequence[str], path: KeyPath, *, ours: bool = False) -> None:
         """Note a key that is not known, with the nearest that is, or all of them.
 
         mergekit ignores it, but for what stands in a section that is `ours`.
         """
         others = f"valid here: {listed(valid)}" if valid else ""
-        hint = did_you_mean(nearest_name(name, valid)) or others
+        meant = RENAMED_KEYS.get(name, name)
+        hint = did_you_mean(meant if meant in valid else name, valid, others)
         note = self.add if ours else self.add_ignored
         note(f"unknown key {show(name)}", path, hint)
 

@@ -100,9 +100,7 @@ def read_output(raw: Any, report: Report) -> OutputForm:
     if not isinstance(raw, dict):
         report.add(f"'output' is a mapping, not {show(raw)}", ("output",), "write {as: adapter}")
         return OutputForm()
-    for key in raw:
-        if key not in ("as", "rank", "energy"):
-            report.unknown_key(key, ("as", "rank", "energy"), ("output", key), ours=True)
+    report.check_keys(raw, ("as", "rank", "energy"), ("output",), ours=True)
     rank, energy = raw.get("rank"), raw.get("energy")
     form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):

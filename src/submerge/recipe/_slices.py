@@ -14,7 +14,7 @@ from submerge.recipe._parameters import read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._rules import Setting
-from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS, RENAMED_KEYS
+from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
 from submerge.recipe._sections import OutputForm
 from submerge.recipe._specs import read_spec
 from submerge.recipe._stack import LayerSource, ModuleSlices, Slice
@@ -138,17 +138,12 @@ class SliceReader:
         return settings
 
     def _check_keys(self, raw: Mapping[str, Any], valid: tuple[str, ...], path: KeyPath) -> None:
-        for key, value in raw.items():
-            if key in ABSENT_KEYS and key not in valid:
-                if value is not None:
-                    self.report.add_ignored(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
-            elif key in ENTRY_KEYS and key not in valid:
-                self.report.add_ignored(f"'{key}' has no place in a slice", (*path, key), "remove the key")
-            elif key not in valid and RENAMED_KEYS.get(key) in valid:
-                hint = f"did you mean '{RENAMED_KEYS[key]}'?"
-                self.report.add_ignored(f"unknown key '{key}'", (*path, key), hint)
-            elif key not in valid:
-                self.report.unknown_key(str(key), valid, (*path, key))
+        """Note keys that are unknown here, besides those of whole models, which have no place in a slice."""
+        misplaced = [key for key in raw if key in ENTRY_KEYS and key not in valid]
+        for key in misplaced:
+            self.report.add_ignored(f"'{key}' has no place in a slice", (*path, key), "remove the key")
+        others = {key: value for key, value in raw.items() if key not in misplaced}
+        self.report.check_keys(others, valid, path, absent=ABSENT_KEYS)
 
     def _sources(self, raw: Any, path: KeyPath, *, with_layers: bool) -> tuple[LayerSource, ...]:
         """Return the sources of one slice, as far as they could be read, which must be of equal length."""

@@ -63,9 +63,8 @@ def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | N
         what = "'override_architecture' is not supported"
         report.add_ignored(what, (*path, "override_architecture"), hint)
     names = ("model",) if "model" in raw else ("path", "revision")
-    for key in raw:
-        if key not in (*names, "lora", "override_architecture"):
-            report.unknown_key(key, names, (*path, key))
+    others = {key: value for key, value in raw.items() if key not in ("lora", "override_architecture")}
+    report.check_keys(others, names, path)
     if "model" in raw:
         spec = read_spec(raw["model"], (*path, "model"), report)
     else:

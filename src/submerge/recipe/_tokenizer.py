@@ -38,9 +38,7 @@ def read_tokenizer(
         what = f"'tokenizer' is a mapping, not {show(section)}"
         report.add(what, ("tokenizer",), "write {source: union}")
         return TokenizerSettings()
-    for key in section:
-        if key not in _KEYS:
-            report.unknown_key(key, _KEYS, ("tokenizer", key))
+    report.check_keys(section, _KEYS, ("tokenizer",))
     path = ("tokenizer", "source")
     raw = "union" if section.get("source") is None else section["source"]
     settings = TokenizerSettings(
@@ -96,9 +94,7 @@ def _token_row(raw: Any, path: KeyPath, known: Mapping[str, str], report: Report
     if not isinstance(rule, dict):
         report.add(f"the rule for a token is a mapping, not {show(raw)}", path, "write {source: MODEL}")
         return TokenRow()
-    for key in rule:
-        if key not in _RULE_KEYS:
-            report.unknown_key(key, _RULE_KEYS, (*path, key))
+    report.check_keys(rule, _RULE_KEYS, path)
     force = rule.get("force", False)
     if force not in (True, False, None):
         report.add(f"force is true or false, not {show(force)}", (*path, "force"))
@@ -122,9 +118,7 @@ def _of_kind(
     if kind not in _KINDS:
         report.add(f"the kind of a row is {show(kind)}", (*path, "kind"), f"one of {listed(_KINDS)}")
         return TokenRow()
-    for key in raw:
-        if key not in valid:
-            report.unknown_key(key, valid, (*path, key))
+    report.check_keys(raw, valid, path)
     if kind == "zero":
         return TokenRow("zero", force=force, where=where)
     token, token_id = raw.get("token"), raw.get("token_id")

@@ -11,19 +11,9 @@ from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 from submerge.serving._clip import as_linear, is_linear, is_texts, text_classifier
 from submerge.serving._folder import Folder
+from submerge.store.adapter import AUTO_CLASSES
 
 __all__ = ["architectures", "head_sizes", "model_class", "with_linear_heads"]
-
-AUTO = {
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
-"""What PEFT's task types mean to transformers."""
-
 
 LANGUAGE_MODELS = {"modality": "AutoModelForCausalLM"}
 """What the folder of a gate is where its configuration names no architecture."""
@@ -59,7 +49,7 @@ def model_class(
 def _of_tasks(folder: Folder) -> str:
     """Return the architecture that all tasks name."""
     named = {
-        task["name"]: (task.get("architectures") or [AUTO.get(task.get("task_type") or "", "")])[0]
+        task["name"]: (task.get("architectures") or [AUTO_CLASSES.get(task.get("task_type") or "", "")])[0]
         for task in folder.tasks
     }
     kinds = sorted(set(named.values()))

@@ -19,19 +19,19 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from submerge.engine import is_matrix, stores_transposed, vllm_command
+from submerge.engine.output import give_name, unfinished_folder, why_taken
 from submerge.errors import Problem, RequestError, few
 from submerge.names import layer_of, loaded_names
 from submerge.serving._architecture import architectures
 from submerge.serving._clip import is_texts
 from submerge.serving._folder import Folder, gate_manifest, open_folder
 from submerge.store import MODALITY_GATE, PROJECTOR_GATE, AdapterWriter, Manifest, open_checkpoint
+from submerge.store.adapter import task_type_of
 
 __all__ = ["Exported", "export_adapters"]
 
 ROUTER = "router.safetensors"
 HEAD = "head.safetensors"
-TYPES = {"ForConditionalGeneration": "SEQ_2_SEQ_LM", "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
-"""PEFT's task types by the ends of transformers' names. Adapters of a base without a head have none."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,14 @@ def export_adapters(
     """
     _check_tasks(Path(folder))
     opened, out = open_folder(Path(folder)), Path(out)
-    if out.exists() and any(out.iterdir()) and not (overwrite and (out / ROUTER).exists()):
-        hint = "choose another folder" + ("" if overwrite else ", or allow --overwrite")
-        raise RequestError(Problem("the output exists and is not empty", str(out), hint))
-    unfinished = out.with_name(out.name + ".incomplete")
+    if problems := why_taken(out, overwrite=overwrite, replaceable=("export", ROUTER.__eq__)):
+        raise RequestError(problems)
+    unfinished = unfinished_folder(out)
     if unfinished.exists():
         raise RequestError(Problem("something of this name exists", str(unfinished), "remove it"))
     try:
         exported = _export(opened, unfinished, depth)
-        shutil.rmtree(out, ignore_errors=True)
-        unfinished.rename(out)
+        give_name(unfinished, out.resolve(), overwrite=overwrite)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     folders = {task: out / task for task in opened.names}
@@ -138,6 +136,7 @@ class _Parts:
     base: str
     revision: str | None
     architecture: str
+    task_type: str | None
     part: str
     heads: Mapping[str, str]
 
@@ -154,7 +153,17 @@ def _parts(opened: Folder) -> _Parts:
         what = "no linear map is changed by a task"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
     source, revision = _base_of(opened.path)
-    return _Parts(opened, linear, stores_transposed(base), source, revision, architecture, part, heads)
+    return _Parts(
+        opened,
+        linear,
+        stores_transposed(base),
+        source,
+        revision,
+        architecture,
+        task_type_of(architecture, base.config),
+        part,
+        heads,
+    )
 
 
 def _named(opened: Folder) -> tuple[dict[str, str], str, str, dict[str, str]]:
@@ -203,8 +212,7 @@ def _write_adapter(parts: _Parts, number: int, out: Path) -> int:
                 writer.add(module, left, right, transposed=parts.transposed)
         if not writer.rank:
             raise RequestError(Problem(f"{task} changes no linear map", str(opened.path), "leave it out"))
-        task_type = _task_type(parts.architecture)
-        writer.finish(base=parts.base, base_revision=parts.revision, task_type=task_type)
+        writer.finish(base=parts.base, base_revision=parts.revision, task_type=parts.task_type)
     if head := opened.heads[number]:
         save_file({parts.heads[name]: tensor for name, tensor in head.items()}, out / task / HEAD)
     return writer.rank
@@ -216,10 +224,6 @@ def _folder_name(task: str, out: Path) -> str:
         what = f"the task's name {task!r} is no folder's"
         raise RequestError(Problem(what, str(out), "give it another 'name:' in the recipe"))
     return task
-
-
-def _task_type(architecture: str) -> str | None:
-    return next((kind for end, kind in TYPES.items() if architecture.endswith(end)), None)
 
 
 def _write_router(parts: _Parts, depth: float, out: Path) -> int:

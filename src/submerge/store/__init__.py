@@ -130,6 +130,7 @@ from submerge.store.format import (
     strict_json,
     sync_file,
     sync_folder,
+    whole_file,
     write_bank,
 )
 
@@ -270,6 +271,7 @@ __all__ = [
     "untied",
     "vocabulary_size",
     "was_trained_on",
+    "whole_file",
     "with_folded_table",
     "with_layers",
     "with_vocabulary_size",

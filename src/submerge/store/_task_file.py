@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import Problem, RequestError, WorkError
+from submerge.store.format import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +51,12 @@ def write_task_file(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    unfinished = path.with_name(f"{path.name}.unfinished")
     stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, unfinished, {form: json.dumps(content, sort_keys=True)})
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            save_file(stored, unfinished, {form: json.dumps(content, sort_keys=True)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            unfinished.unlink()
         reason = getattr(error, "strerror", None) or str(error)
         hint = "free some space, or choose a folder on another disk"
         raise WorkError(f"{path}: writing the {what} failed ({reason}) — {hint}") from error

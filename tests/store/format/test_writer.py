@@ -22,6 +22,7 @@ from submerge.store import (
     read_header,
     sync_file,
     sync_folder,
+    whole_file,
 )
 from submerge.store.format import _disk as module
 
@@ -162,3 +163,22 @@ def test_the_disk_is_asked_to_write_what_ends_a_block(monkeypatch: pytest.Monkey
     for offset, length in [(8, 50), (58, 41), (99, 1), (100, 99), (199, 202), (401, 10)]:
         module.begin_writeback(3, offset, length)
     assert asked == [(0, 100), (100, 300)]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_half_a_file_is_not_left(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text("before")
+
+    def fail() -> None:
+        with whole_file(path) as unfinished:
+            unfinished.write_text("half")
+            assert path.read_text() == "before"
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"notes.json": "before"}
+    with whole_file(path, synced=True) as unfinished:
+        unfinished.write_text("after")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"notes.json": "after"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from submerge.engine.output._adapter_target import AdapterTarget
 from submerge.engine.output._bank import write_bank_tensors
-from submerge.engine.output._check_out import check_target
+from submerge.engine.output._check_out import check_target, why_taken
 from submerge.engine.output._checkpoint_files import write_checkpoint_files
 from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
@@ -57,6 +57,7 @@ __all__ = [
     "unfinished_folder",
     "verify",
     "vllm_command",
+    "why_taken",
     "write_bank_tensors",
     "write_checkpoint_files",
     "write_modality_files",

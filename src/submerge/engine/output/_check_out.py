@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from submerge.engine.output._folder import REPLACED, SUFFIX
@@ -11,20 +11,52 @@ from submerge.engine.plan import MergePlan
 from submerge.errors import Problem, RequestError
 from submerge.store import MANIFEST
 
-__all__ = ["check_target"]
+__all__ = ["check_target", "why_taken"]
 
 
 def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
     """Raise `RequestError` if `out` must not be written: it holds something, or is one of the inputs."""
+    taken = why_taken(out, overwrite=overwrite, replaceable=("model", _is_of_a_model))
+    if problems := [*_over_inputs(plan, out)] or taken or _recipe_inside(plan, out):
+        raise RequestError(problems)
+
+
+def why_taken(out: Path, *, overwrite: bool, replaceable: tuple[str, Callable[[str], bool]]) -> list[Problem]:
+    """Return why no folder can be made at `out`: something is there that may not, or cannot, be replaced.
+
+    With `overwrite` a folder may be that is what `replaceable` says, an `adapter` or the like: it has a file
+    whose name its test knows. Others hold what may be more than the user thinks of.
+    """
     hint = "choose another folder"
     try:
         target = out.resolve()
-        present = target.exists()
         files = [path.name for path in target.iterdir()] if target.is_dir() else []
+        present, is_mount = target.exists(), target.is_mount()
     except (OSError, RuntimeError) as error:  # a name too long, a closed folder, links in a circle
         reason = getattr(error, "strerror", None) or error
-        raise RequestError(Problem(f"the output cannot be looked at ({reason})", str(out), hint)) from error
-    problems = []
+        return [Problem(f"the output cannot be looked at ({reason})", str(out), hint)]
+    if present and not target.is_dir():
+        return [Problem("the output exists and is no folder", str(out), hint)]
+    if is_mount:
+        what = "the output is a mount point, which cannot take a finished folder's place"
+        return [Problem(what, str(out), "name a folder inside it")]
+    if not files:
+        return []
+    if not overwrite:
+        return [Problem("the output exists and is not empty", str(out), f"{hint}, or allow --overwrite")]
+    name, test = replaceable
+    if not any(map(test, files)):
+        what = f"the folder to replace holds no {name}"
+        return [Problem(what, str(target), f"{hint}, or remove this one yourself")]
+    if os.path.lexists(old := target.with_name(target.name + REPLACED)):
+        what = "what an earlier --overwrite set aside is still there"
+        return [Problem(what, str(old), "look whether you need it, then remove it")]
+    return []
+
+
+def _over_inputs(plan: MergePlan, out: Path) -> Iterator[Problem]:
+    """Yield the inputs in which the output would lie, or over which."""
+    target = Path(os.path.realpath(out))
     places: dict[Path, str] = {}
     for model in plan.models:
         for path in model.places:
@@ -33,34 +65,16 @@ def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
         family = {place, *place.parents}
         if place in target.parents or target in family or target.parent / (target.name + SUFFIX) in family:
             what = f"the output would lie in, or over, the input {label or place}"
-            problems.append(Problem(what, str(out), hint))
-    if not problems and present and not target.is_dir():
-        problems.append(Problem("the output exists and is no folder", str(out), hint))
-    elif not problems and target.is_mount():
-        what = "the output is a mount point, which cannot take a finished folder's place"
-        problems.append(Problem(what, str(out), "name a folder inside it"))
-    elif not problems and files:
-        problems = (
-            _cannot_replace(plan, target, files)
-            if overwrite
-            else [Problem("the output exists and is not empty", str(out), f"{hint}, or allow --overwrite")]
-        )
-    if problems:
-        raise RequestError(problems)
+            yield Problem(what, str(out), "choose another folder")
 
 
-def _cannot_replace(plan: MergePlan, target: Path, files: Sequence[str]) -> list[Problem]:
-    """Return why --overwrite must leave a folder alone: what would be lost may be more than a model."""
+def _recipe_inside(plan: MergePlan, out: Path) -> list[Problem]:
+    """Return that the folder to replace has the recipe inside it."""
+    target = out.resolve()
+    if plan.recipe.path is None or target not in plan.recipe.path.resolve().parents:
+        return []
     hint = "choose another folder, or remove this one yourself"
-    if not any(map(_is_of_a_model, files)):
-        return [Problem("the folder to replace holds no model", str(target), hint)]
-    if plan.recipe.path is not None and target in plan.recipe.path.resolve().parents:
-        return [Problem("the folder to replace holds the recipe", str(target), hint)]
-    old = target.with_name(target.name + REPLACED)
-    if os.path.lexists(old):
-        what = "what an earlier --overwrite set aside is still there"
-        return [Problem(what, str(old), "look whether you need it, then remove it")]
-    return []
+    return [Problem("the folder to replace holds the recipe", str(target), hint)]
 
 
 def _is_of_a_model(name: str) -> bool:

@@ -23,6 +23,7 @@ from submerge.store import (
     preallocate,
     sync_file,
     sync_folder,
+    whole_file,
 )
 
 __all__ = ["REPLACED", "SUFFIX", "Output", "check_unfinished", "give_name", "unfinished_folder"]
@@ -120,11 +121,9 @@ class Output:
         if coefficients is None:
             return
         path = self.folder / COEFFICIENTS
-        part = path.with_name(f".{path.name}.part")
-        with writing(f"{path}: cannot be written", "free some space"):
-            part.write_text(coefficients.text, encoding="utf-8")
-            sync_file(part)
-            os.replace(part, path)
+        hint = "free some space"
+        with writing(f"{path}: cannot be written", hint), whole_file(path, synced=True) as unfinished:
+            unfinished.write_text(coefficients.text, encoding="utf-8")
 
     def check_inputs(self) -> None:
         """Raise `WorkError` if an input is not what it was when the run began."""

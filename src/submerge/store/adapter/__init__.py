@@ -21,12 +21,14 @@ from submerge.store.adapter._parts import (
     is_relative,
     saved_table,
 )
+from submerge.store.adapter._task_type import AUTO_CLASSES, task_type_of
 from submerge.store.adapter._value_writer import write_values
 from submerge.store.adapter._writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_STEM",
+    "AUTO_CLASSES",
     "LORA_STEM",
     "Adapter",
     "AdapterConfig",
@@ -52,5 +54,6 @@ __all__ = [
     "lora_names",
     "open_adapter",
     "saved_table",
+    "task_type_of",
     "write_values",
 ]

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.errors import Problem, RequestError, did_you_mean
 
 __all__ = ["HubId", "is_readable", "locate", "sibling_hint", "with_sibling"]
 
@@ -76,7 +76,7 @@ def sibling_hint(spec: str, root: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
     except OSError:
         return ""
-    return did_you_mean(nearest(path.name, names))
+    return did_you_mean(path.name, names, "")
 
 
 def with_sibling(error: RequestError, spec: str, root: Path) -> RequestError:

@@ -3,7 +3,7 @@
 from submerge.store.format._bank import BANK, BankParts, BankTensor, write_bank
 from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined, range_digest
-from submerge.store.format._disk import pwrite_all, sync_file, sync_folder
+from submerge.store.format._disk import UNFINISHED, pwrite_all, sync_file, sync_folder, whole_file
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
 from submerge.store.format._file_table import FileTable, file_identity
 from submerge.store.format._header import Header, TensorEntry, read_header
@@ -23,6 +23,7 @@ __all__ = [
     "DIGEST",
     "DTYPES",
     "JOURNAL",
+    "UNFINISHED",
     "BankParts",
     "BankTensor",
     "DType",
@@ -65,5 +66,6 @@ __all__ = [
     "strict_json",
     "sync_file",
     "sync_folder",
+    "whole_file",
     "write_bank",
 ]

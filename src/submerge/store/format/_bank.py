@@ -7,7 +7,6 @@ can write them, and a later run can take them up.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from submerge.deferred import torch
 from submerge.errors import writing
 from submerge.store.format._byte_view import byte_view
 from submerge.store.format._digest import file_digest, hasher
+from submerge.store.format._disk import whole_file
 from submerge.store.format._dtypes import DTYPES, dtype_named
 from submerge.store.format._file_table import FileTable
 from submerge.store.format._header import TensorEntry, read_header
@@ -44,16 +44,14 @@ class BankParts:
         header, _ = encode_header([(n, str(dtype_named(t.dtype)), tuple(t.shape)) for n, t in named.items()])
         of_part = hasher(header)
         path = self._path(number)
-        unfinished = path.with_suffix(".unfinished")
         hint = "free some space, or choose a folder on another disk"
         with writing(f"{path}: writing a part of the bank failed", hint):
             self.folder.mkdir(exist_ok=True)
-            with unfinished.open("wb") as file:
+            with whole_file(path) as unfinished, unfinished.open("wb") as file:
                 file.write(header)
                 for tensor in named.values():
                     of_part.update(byte_view(tensor))
                     file.write(byte_view(tensor))
-            os.replace(unfinished, path)
         return str(of_part.hexdigest())
 
     def holds(self, number: int, digest: str) -> bool:

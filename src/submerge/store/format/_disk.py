@@ -7,12 +7,21 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from submerge.errors import WorkError
 
-__all__ = ["begin_writeback", "pwrite_all", "sync_file", "sync_folder", "write_failure"]
+__all__ = [
+    "UNFINISHED",
+    "begin_writeback",
+    "pwrite_all",
+    "sync_file",
+    "sync_folder",
+    "whole_file",
+    "write_failure",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
@@ -52,6 +61,29 @@ def begin_writeback(fd: int, offset: int, length: int) -> None:
     first, end = offset // WRITEBACK, (offset + length) // WRITEBACK
     if first < end:
         _begin_writing(fd, first * WRITEBACK, (end - first) * WRITEBACK)
+
+
+UNFINISHED = ".unfinished"
+"""What stands behind the name of a file that is being written."""
+
+
+@contextmanager
+def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
+    """Give the path at which to write a file, which has the name `path` once it is complete.
+
+    Who reads `path` meanwhile has the file of before or the new one, and where writing fails, nothing is
+    left. With `synced` the content is on the disk before the name is.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        yield unfinished
+        if synced:
+            sync_file(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def sync_file(path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from submerge.engine.plan.tensors._adapter_form import (
     adapter_file,
-    adapter_warnings,
-    expert_warnings,
     lora_keys,
     stores_transposed,
-    table_warnings,
     tied_to_heads,
 )
+from submerge.engine.plan.tensors._adapter_warnings import adapter_warnings, expert_warnings, table_warnings
 from submerge.engine.plan.tensors._align import TensorPlanner, plan_tensors
 from submerge.engine.plan.tensors._coefficients import (
     calibration_bytes,

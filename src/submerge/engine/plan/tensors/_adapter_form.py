@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tensors._adapter_places import AdapterPlaces, adapter_places
@@ -15,12 +13,10 @@ from submerge.errors import Problem, few
 from submerge.store import (
     ADAPTER_STEM,
     LORA_STEM,
-    Adapter,
     Checkpoint,
     LoraKeys,
     LowRankPart,
     TensorEntry,
-    is_adapter,
     is_of_pipeline,
     saved_table,
 )
@@ -28,17 +24,12 @@ from submerge.store import (
 __all__ = [
     "adapter_file",
     "adapter_form",
-    "adapter_warnings",
-    "expert_warnings",
+    "factors_of",
     "lora_keys",
+    "saved_tables",
     "stores_transposed",
-    "table_warnings",
     "tied_to_heads",
 ]
-
-_QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
-_EXPERT = re.compile(r"\.experts\.\d+\.")
-_CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
 
 
 def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[TensorPlan], list[Problem]]:
@@ -49,7 +40,7 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     place. Adapters alone may have saved a table beside what they trained of it; the result has it, too, for
     what the base has there is not known.
     """
-    factors = {tensor.name: _factors(tensor, inputs) for tensor in tensors if tensor.action == "merge"}
+    factors = {tensor.name: factors_of(tensor, inputs) for tensor in tensors if tensor.action == "merge"}
     config = inputs.reference_model.config
     replaced = _replaced_modules(inputs)
     matrices = [
@@ -118,7 +109,7 @@ def _is_weight(tensor: TensorPlan) -> bool:
     return tensor.name.endswith(".weight")
 
 
-def _factors(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
+def factors_of(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
     """Return the low-rank updates that the models' adapters have for a tensor."""
     adapters = [inputs.models[member.model].adapter for member in tensor.inputs]
     parts = [adapter.parts.get(tensor.name) for adapter in adapters if adapter is not None]
@@ -142,11 +133,11 @@ def _table(tensor: TensorPlan, inputs: Inputs) -> Input | None:
     """Return the first table that an adapter has saved beside its factors, where there is no base."""
     if inputs.reference_model.has_values:  # with which tables were compared: those that differ are no factors
         return None
-    tables = _saved_tables(tensor, inputs.models)
+    tables = saved_tables(tensor, inputs.models)
     return next((replace(own, entry=entry) for own, entry in tables if entry is not None), None)
 
 
-def _saved_tables(
+def saved_tables(
     tensor: TensorPlan, models: Sequence[Checkpoint]
 ) -> Iterator[tuple[Input, TensorEntry | None]]:
     """Yield the table that the adapter of each input has saved beside its factors, or None for none."""
@@ -154,37 +145,6 @@ def _saved_tables(
         adapter = models[member.model].adapter
         part = adapter.parts.get(tensor.name) if adapter else None
         yield member, None if part is None else saved_table(part)
-
-
-def table_warnings(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> list[str]:
-    """Return of which saved tables it is not known that all adapters were trained on them."""
-    without: dict[tuple[str, ...], list[str]] = {}
-    for tensor in tensors:
-        if tensor.module and tensor.module.table:
-            tables = _saved_tables(tensor, models)
-            labels = tuple(models[member.model].label for member, entry in tables if entry is None)
-            without.setdefault(labels, []).append(tensor.name)
-    return [
-        f"{few(names)}: the adapter has the values that others were trained on and saved; that {few(labels)} "
-        "had the same is not known (name the base as base_model, on this disk, and it is looked up)"
-        for labels, names in without.items()
-        if labels
-    ]
-
-
-def expert_warnings(tensors: Sequence[TensorPlan], inputs: Inputs) -> list[str]:
-    """Return that the adapter will have factors of single experts where no adapter had them before."""
-    experts = [
-        tensor.name
-        for tensor in tensors
-        if tensor.module and _EXPERT.search(tensor.name) and not _factors(tensor, inputs)
-    ]
-    if not experts:
-        return []
-    what = f"the adapter has factors of single experts ({few(experts)}), as vLLM and transformers 4 take them"
-    return [
-        f"{what}: with transformers 5 PEFT loads those of Mixtral, of Qwen's mixtures and of their kin alone"
-    ]
 
 
 def tied_to_heads(
@@ -251,64 +211,6 @@ def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> di
 def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> str:
     """Return the name of the file that the merged updates go into."""
     return f"{ADAPTER_STEM if lora_keys(tensors, models) is None else LORA_STEM}.safetensors"
-
-
-def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) -> list[str]:
-    """Return what of the adapters is not merged, which change nothing, and which are of different models.
-
-    Those of a composed model are of different models, and not `of_one_base`.
-    """
-    adapters = [model.adapter for model in models if model.adapter is not None]
-    left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
-    idle = [f"{adapter.label}: {_idle(adapter)}" for adapter in adapters if adapter.is_idle()]
-    chained = [f"{model.label}: {what}" for model in models if (what := _trained_on_adapter(model))]
-    bases = _different_bases(adapters) if of_one_base else ()
-    return list(dict.fromkeys([*left_out, *idle, *chained, *bases]))
-
-
-def _idle(adapter: Adapter) -> str:
-    """Return why an adapter changes nothing: by its configuration, or by its factors."""
-    if adapter.config.get("lora_alpha") == 0:
-        return "lora_alpha is 0 in its configuration: it changes nothing; write the one it was trained with"
-    return "all of its updates are zero: it changes nothing; was it saved without what it had learned?"
-
-
-def _trained_on_adapter(model: Checkpoint) -> str:
-    """Return what is to be told of an adapter that was trained on a model with an adapter, or nothing."""
-    named = model.adapter.base if model.adapter else None
-    if model.under is None or not named or not is_adapter(Path(named)):
-        return ""
-    what = (
-        f"was trained on a model with the adapter {named}, as its file says, and lies on {model.under.label}"
-    )
-    return f"{what}: is that the model with {named} merged into it?"
-
-
-def _different_bases(adapters: Sequence[Adapter]) -> list[str]:
-    """Return that adapters name different models as their base, among paths or among Hub ids.
-
-    A path and a Hub id are not compared: they may well be one model.
-    """
-    by_name = {_base_name(adapter.base): adapter for adapter in adapters if adapter.base}
-    warnings = []
-    for kind in dict.fromkeys(is_path for is_path, _ in by_name):
-        group = [adapter for (is_path, _), adapter in by_name.items() if is_path == kind]
-        if len(group) > 1:
-            shown = few([f"{adapter.label} on {adapter.base}" for adapter in group])
-            warnings.append(f"the adapters were trained on different models, as their files say: {shown}")
-    return warnings
-
-
-def _base_name(base: str) -> tuple[bool, str]:
-    """Return whether a base is named by a path, and what names of the same model have in common.
-
-    Owners (copies on the Hub), upper case and the words for quantised copies make no other model.
-    """
-    if match := _CACHED.search(base):
-        base = f"{match['owner']}/{match['name']}"
-    is_path = base.startswith(("/", ".", "~")) or base.count("/") != 1
-    name = base.rstrip("/").rpartition("/")[2].lower()
-    return is_path, _QUANTISED.sub("", name).removeprefix("meta-")
 
 
 def stores_transposed(base: Checkpoint) -> bool:
