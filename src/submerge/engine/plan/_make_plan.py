@@ -48,6 +48,7 @@ from submerge.engine.plan.tensors import (
 )
 from submerge.engine.plan.tokens import (
     OutputVocabulary,
+    cut_warnings,
     plan_tokens,
     shared_token_plan,
     with_chat_template,
@@ -112,7 +113,8 @@ def make_plan(
     if problems := [*problems, *unplaced_projectors(plan)]:
         raise RequestError(problems)
     tokens = tokens and with_chat_template(tokens, recipe, inputs)
-    more = (*(tokens.warnings if tokens else _tokenizer_left_out(recipe)), *licence_warnings(plan.licences))
+    of_tokens = tokens.warnings if tokens else _tokenizer_left_out(recipe)
+    more = (*of_tokens, *cut_warnings(recipe, inputs), *licence_warnings(plan.licences))
     return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *more))
 
 

@@ -14,6 +14,7 @@ from submerge.engine.plan.tokens._tokens import (
     shared_token_plan,
     with_chat_template,
 )
+from submerge.engine.plan.tokens._unlike_cuts import cut_warnings
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, with_known_heads
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TokenPlan",
     "add_tokens",
     "beyond_rows",
+    "cut_warnings",
     "describe_beyond",
     "is_matrix",
     "is_table",
