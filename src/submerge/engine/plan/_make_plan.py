@@ -48,6 +48,9 @@ from submerge.engine.plan.tensors import (
 )
 from submerge.engine.plan.tokens import (
     OutputVocabulary,
+    TokenPlan,
+    code_warnings,
+    cut_warnings,
     plan_tokens,
     shared_token_plan,
     with_chat_template,
@@ -112,7 +115,7 @@ def make_plan(
     if problems := [*problems, *unplaced_projectors(plan)]:
         raise RequestError(problems)
     tokens = tokens and with_chat_template(tokens, recipe, inputs)
-    more = (*(tokens.warnings if tokens else _tokenizer_left_out(recipe)), *licence_warnings(plan.licences))
+    more = (*_token_warnings(tokens, recipe, inputs), *licence_warnings(plan.licences))
     return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *more))
 
 
@@ -268,6 +271,15 @@ def link_problems(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
     if recipe.output.form == "adapter":
         return []
     return [problem for path, problem in reference.links.items() if not is_tokenizer_file(path)]
+
+
+def _token_warnings(tokens: TokenPlan | None, recipe: Recipe, inputs: Inputs) -> Iterator[str]:
+    """Yield what is said of the output's tokenizer, and of models that were trained with another."""
+    if tokens is None:
+        yield from _tokenizer_left_out(recipe)
+    else:
+        yield from (*tokens.warnings, *code_warnings(tokens.tokenizer, inputs))
+    yield from cut_warnings(recipe, inputs)
 
 
 def _tokenizer_left_out(recipe: Recipe) -> tuple[str, ...]:

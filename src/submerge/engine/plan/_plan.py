@@ -173,7 +173,7 @@ class MergePlan:
             files = [file for file in files if file.parts[0] != MODALITIES]
         return [
             *((reference.path, file) for file in files),
-            *((tokenizer.folder, file) for file in tokenizer.files),
+            *((tokenizer.folder, file) for file in tokenizer.files if file not in files),
             *((reference.path, file) for file in reference.other_weights),
         ]
 

@@ -33,6 +33,7 @@ from submerge.store.folder._manifest_records import GateRecord, ModelRecord, Ten
 from submerge.store.folder._side_files import left_out, side_files
 from submerge.store.folder._spec import HubId, is_readable, locate, sibling_hint, with_sibling
 from submerge.store.folder._text_encoder import text_encoder
+from submerge.store.folder._tokenization import Tokenization, read_tokenization, unlike_settings
 from submerge.store.folder._tokenizer import Tokenizer, is_tokenizer_file
 from submerge.store.folder._vocabulary import Vocabulary, read_vocabulary
 from submerge.store.folder._vocabulary_diff import VocabularyDiff, compare_vocabularies
@@ -61,6 +62,7 @@ __all__ = [
     "Manifest",
     "ModelRecord",
     "TensorRecord",
+    "Tokenization",
     "Tokenizer",
     "Vocabulary",
     "VocabularyDiff",
@@ -87,6 +89,7 @@ __all__ = [
     "quantised_config",
     "read_chat_template",
     "read_index",
+    "read_tokenization",
     "read_vocabulary",
     "reading_manifest",
     "sibling_hint",
@@ -95,6 +98,7 @@ __all__ = [
     "text_parts",
     "tied_embeddings",
     "unlike_computation",
+    "unlike_settings",
     "unmergeable_tensors",
     "untied",
     "vocabulary_size",

@@ -58,8 +58,13 @@ def needed_of_adapter(names: list[str], repo_id: str, allow_pickle: bool) -> Nee
 
 
 def tokenizer_files(names: list[str]) -> list[str]:
-    """Return the files of a repository's tokenizer."""
-    return [name for name in names if _is_small(name) and is_tokenizer_file(PurePosixPath(name))]
+    """Return the files of a repository's tokenizer; of code all, which its settings may name."""
+    return [
+        name
+        for name in names
+        if _is_small(name)
+        and (is_tokenizer_file(PurePosixPath(name)) or (name.endswith(".py") and "/" not in name))
+    ]
 
 
 def needed_of_model(names: list[str], repo_id: str, allow_pickle: bool) -> NeededFiles:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import quietly, required
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
+from submerge.store.folder._tokenizer import named_code
 
 __all__ = ["load_tokenizer"]
 
@@ -23,9 +24,16 @@ def load_tokenizer(folder: Path) -> Any:
     transformers = required("transformers", "the tokenizer of a composed model needs")
     by_file = (folder / "tokenizer.json").is_file()
     kind = transformers.PreTrainedTokenizerFast if by_file else transformers.AutoTokenizer
+    code = {} if by_file else {"trust_remote_code": False}  # or it asks whether to run it
     try:
         with quietly(transformers.logging):
-            return kind.from_pretrained(folder, local_files_only=True)
+            return kind.from_pretrained(folder, local_files_only=True, **code)
     except Exception as error:  # of any kind: a broken file fails where the library first trips over it
         what = f"transformers cannot load the tokenizer ({str(error).strip().partition(chr(10))[0]})"
-        raise RequestError(Problem(what, str(folder), "repair its files, or copy the base's")) from error
+        hint = "repair its files, or copy the base's"
+        if modules := named_code(folder):
+            what = f"the tokenizer needs its code ({few(map(str, modules))}), which is not run here"
+            hint = (
+                "load it in Python with trust_remote_code=True, and save_pretrained() it as a fast tokenizer"
+            )
+        raise RequestError(Problem(what, str(folder), hint)) from error

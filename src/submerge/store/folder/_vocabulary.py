@@ -11,7 +11,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.store.folder._byte_tokens import TEKKEN, read_tekken, read_tiktoken
 from submerge.store.folder._sentencepiece import count_pieces
-from submerge.store.folder._tokenizer import SENTENCEPIECE_FILES
+from submerge.store.folder._tokenizer import SENTENCEPIECE_FILES, TIKTOKEN
 from submerge.store.format import read_json
 
 __all__ = ["Vocabulary", "read_vocabulary"]
@@ -64,7 +64,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
             return Vocabulary(folder, name, reader(path) | _added(folder), digest)
     if (path := folder / TEKKEN).is_file():
         return Vocabulary(folder, path.name, _of_bytes(path, read_tekken), digest)
-    if ranks := sorted(folder.glob("*.tiktoken")):
+    if ranks := [*sorted(folder.glob("*.tiktoken")), *folder.glob(TIKTOKEN)]:
         return Vocabulary(folder, ranks[0].name, _of_bytes(ranks[0], read_tiktoken) | _added(folder))
     if pieces is None:
         return None

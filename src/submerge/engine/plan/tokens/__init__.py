@@ -6,6 +6,7 @@ from submerge.engine.plan.tokens._shared_tokens import SharedToken, SharedTokens
 from submerge.engine.plan.tokens._tables import is_matrix, is_table, token_tables
 from submerge.engine.plan.tokens._token_ids import with_token_ids
 from submerge.engine.plan.tokens._token_rows import with_token_rows
+from submerge.engine.plan.tokens._tokenizer_code import code_warnings
 from submerge.engine.plan.tokens._tokens import (
     TokenPlan,
     beyond_rows,
@@ -14,6 +15,7 @@ from submerge.engine.plan.tokens._tokens import (
     shared_token_plan,
     with_chat_template,
 )
+from submerge.engine.plan.tokens._unlike_cuts import cut_warnings
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, with_known_heads
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "TokenPlan",
     "add_tokens",
     "beyond_rows",
+    "code_warnings",
+    "cut_warnings",
     "describe_beyond",
     "is_matrix",
     "is_table",

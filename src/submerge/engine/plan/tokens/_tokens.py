@@ -38,6 +38,7 @@ __all__ = [
     "plan_tokens",
     "shared_token_plan",
     "with_chat_template",
+    "with_tables",
 ]
 
 
@@ -235,9 +236,9 @@ def _compare(
     lines: list[str] = []
     unlike: list[tuple[str, str]] = []
     others: dict[int, Vocabulary | None] = {}
-    with_tables = _with_tables(recipe)
+    stacked = with_tables(recipe)
     for position, model in inputs.involved.items():
-        if with_tables and same_model(inputs.specs[position]) not in with_tables:
+        if stacked and same_model(inputs.specs[position]) not in stacked:
             continue
         if model.tokenizer.folder == source.model.tokenizer.folder:
             if position != inputs.reference:
@@ -255,7 +256,7 @@ def _compare(
     return lines, [], [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in unlike]
 
 
-def _with_tables(recipe: Recipe) -> set[str]:
+def with_tables(recipe: Recipe) -> set[str]:
     """Return the models of the slices that have what is before or behind the layers; none without slices."""
     slices = [piece for module in recipe.stack for piece in (module.slices[0], module.slices[-1])]
     models = [source.entry.model for piece in slices for source in piece.sources]
