@@ -12,7 +12,7 @@ from submerge.algebra import lengths
 from submerge.calibrate._attached import attached, fitted_to
 from submerge.calibrate._scaled_parts import unscaled_parameters
 from submerge.gating import parameter_of
-from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
+from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows, Transformed
 
 __all__ = ["apply_adapter", "is_scaled", "with_adapter"]
 
@@ -39,7 +39,7 @@ def is_scaled(model: nn.Module, adapter: Adapter) -> bool:
 
 @torch.no_grad()
 def apply_adapter(model: nn.Module, adapter: Adapter) -> None:
-    """Change the weights of a model as an adapter does, in place: any adapter of LoRA, DoRA's among them.
+    """Change the weights of a model as an adapter does, in place: any adapter, of DoRA and OFT among them.
 
     Raises `RequestError` where the adapter does not fit the model.
     """
@@ -61,6 +61,8 @@ def _applied(adapter: Adapter, name: str, parameter: torch.Tensor, table: FileTa
         values += (left @ right).view_as(values)
         magnitude = adapter.magnitude(name, table)
         return values if magnitude is None else _rescaled(values, magnitude.to(values), part.scales_columns)
+    if isinstance(part, Transformed):
+        return adapter.row_map(name, table)(values.reshape(len(values), -1), 0).view_as(values)
     new = adapter.tensor(name, table, double=double).to(values)
     if isinstance(part, Rows):
         values[list(part.indices)] = new

@@ -192,7 +192,7 @@ def fitted_to(
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not _has_place(n, shapes))
     parts = {name: part for name, part in adapter.parts.items() if name not in left_out}
-    if not any(isinstance(part, LowRankPart) for part in parts.values()):
+    if not parts:
         what = f"changes nothing that {type(model).__name__} has"
         hint = "give the base that it was trained on"
         if left_out:

@@ -29,7 +29,7 @@ from submerge.gating import (
     parameter_of,
     reader_of,
 )
-from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
+from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows, is_relative
 
 __all__ = ["ScaledParameter", "runner_of", "scaled_parameters", "unscaled_parameters"]
 
@@ -83,7 +83,7 @@ class ScaledParameter:
             left = F.one_hot(rows, len(old)).T.to(old)
             self.factors[k] = Triplets(left, left.new_ones(len(rows)), new - old[rows])
         else:
-            self.dense[k] = new - old if isinstance(part, Replace) else new
+            self.dense[k] = new - old if isinstance(part, Replace) else new.view_as(old)
 
     def gated(self, gate: Gate, module: nn.Module) -> GatedUpdate:
         """Return the parameter's update for the gate of its module."""
@@ -157,9 +157,7 @@ def _why_unscaled(model: nn.Module, adapter: Adapter, name: str) -> str | None:
     part = adapter.parts[name]
     if not parameter_of(model, name).is_floating_point():
         return "it holds no floating-point numbers"
-    if isinstance(part, LowRankPart) and part.magnitude is not None:
-        return adapter.dense_only(name)
-    return None
+    return None if is_relative(part) or isinstance(part, Replace | Rows) else adapter.dense_only(name)
 
 
 def _is_map(model: nn.Module, name: str) -> bool:

@@ -9,7 +9,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.names import same_parameters
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._trained_rows import differ
-from submerge.store.adapter import Adapter, LowRankPart, Part, saved_table
+from submerge.store.adapter import Adapter, Part, saved_table
 from submerge.store.format import FileTable, TensorEntry
 
 __all__ = ["UnlikeTablesError", "side_by_side"]
@@ -68,10 +68,10 @@ class _Union:
         """Add an adapter, whose parameters go by other names here."""
         parts: dict[str, Part] = {}
         dense: dict[str | None, list[str]] = {}
-        for name, part in adapter.parts.items():
-            why = adapter.dense_only(name)
-            if why is not None or not isinstance(part, LowRankPart):
-                dense.setdefault(why, []).append(name)
+        for name in adapter.parts:
+            part = adapter.low_rank(name)
+            if part is None:
+                dense.setdefault(adapter.dense_only(name), []).append(name)
                 continue
             common = common_names[name]
             shape = self.entries.setdefault(

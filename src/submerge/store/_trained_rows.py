@@ -22,12 +22,13 @@ from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource,
 from submerge.store.adapter import (
     Adapter,
     Add,
-    Composed,
+    ComputedUpdate,
     LowRankPart,
     Part,
     Replace,
     Rows,
     StackedRows,
+    Transformed,
     saved_table,
 )
 from submerge.store.format import (
@@ -114,11 +115,11 @@ class _TableBefore:
 def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tuple[TensorEntry, RowSource]:
     """Return a table with what was trained of it, as it is computed when it is read.
 
-    Raises `RequestError` for LoHa and LoKr, which are known as a whole alone.
+    Raises `RequestError` for LoHa and its like, which are known as a whole alone.
     """
     if isinstance(part, Rows):
         return _trained_table(adapter, name, part, table)
-    if isinstance(part, Composed | StackedRows):
+    if isinstance(part, ComputedUpdate | Transformed | StackedRows):
         what = f"its update of {name} is no product of two matrices, and rows of that table are moved"
         hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
         raise RequestError(Problem(what, str(adapter.path), hint))

@@ -90,7 +90,8 @@ def test_patterns(tmp_path: Path, pattern: str, module: str, matches: bool) -> N
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"peft_type": "LOHA"}, "is a LOHA adapter; only LoRA adapters can be merged — merge it with PEFT"),
+        ({"peft_type": "RANDLORA"}, "is a RANDLORA adapter, which is not read — merge it with PEFT"),
+        ({"peft_type": "BONE"}, "merge it with the version of PEFT that it was trained with"),
         ({"peft_type": "PREFIX_TUNING"}, "no plain update of the weights: leave it out"),
         ({"peft_type": None}, "names no peft_type"),
         ({"layer_replication": [[0, 2]]}, "other layers"),

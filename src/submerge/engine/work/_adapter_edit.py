@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TypeAlias
 from submerge.algebra import lengths
 from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan
-from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, Rows
+from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, RowMap, Rows, TensorEntry, Transformed
 
 __all__ = ["AdapterEdit", "AddedProduct", "AddedUpdate", "adapter_edit", "adapter_edits"]
 
@@ -119,21 +120,41 @@ class AddedVector(AddedUpdate):
         return self.values[start:stop]
 
 
-class Dora(AdapterEdit):
+class ChangedRows(AdapterEdit):
+    """Gives rows of the base new values, each from all values of the row."""
+
+    @abstractmethod
+    def new_rows(self, rows: torch.Tensor, top: int, read: Read) -> torch.Tensor:
+        """Return the new values of rows [k, n], the first of which is row `top`."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Elements in a row."""
+
+    def apply_(self, start: int, values: torch.Tensor, read: Read) -> None:
+        width = self.width
+        top, bottom = _touched_rows(start, start + values.numel(), width)
+        # where the range ends inside a row, the base's rows are read once more
+        ends_with_rows = values.numel() == (bottom - top) * width
+        rows = (values if ends_with_rows else read(top * width, bottom * width)).view(-1, width)
+        flat = self.new_rows(rows, top, read).reshape(-1)
+        values.copy_(flat[start - top * width : start - top * width + values.numel()])
+
+
+class Dora(ChangedRows):
     """Turns W into m ∘ (W + B A) / ‖W + B A‖, norms over the inputs of each output (arXiv 2402.09353)."""
 
     def __init__(self, factors: _FactorPair) -> None:
         self.factors = factors
 
-    def apply_(self, start: int, values: torch.Tensor, read: Read) -> None:
-        width = self.factors.width
-        top, bottom = _touched_rows(start, start + values.numel(), width)
-        # a norm needs all of its row: where the range ends inside one, the base's rows are read once more
-        ends_with_rows = values.numel() == (bottom - top) * width
-        rows = (values if ends_with_rows else read(top * width, bottom * width)).view(-1, width)
-        rows = rows + self.factors.rows(top, bottom).to(rows.device)
-        flat = rows.mul_(self._scale(top, rows, read)).view(-1)
-        values.copy_(flat[start - top * width : start - top * width + values.numel()])
+    @property
+    def width(self) -> int:
+        return self.factors.width
+
+    def new_rows(self, rows: torch.Tensor, top: int, read: Read) -> torch.Tensor:
+        rows = rows + self.factors.rows(top, top + len(rows)).to(rows.device)
+        return rows.mul_(self._scale(top, rows, read))
 
     def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
         """Return what rows of W + B A, the first of which is row `top`, are multiplied by."""
@@ -173,6 +194,27 @@ class TransposedDora(Dora):
         return squares
 
 
+class MultipliedRows(ChangedRows):
+    """Multiplies rows of the base by what an adapter has for them: (IA)³, OFT and their kin."""
+
+    def __init__(self, adapter: Adapter, name: str, table: FileTable, width: int) -> None:
+        self._adapter, self._name, self._table, self._width = adapter, name, table, width
+        self._lock = RLock()
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @cached_property
+    def _row_map(self) -> RowMap:
+        return self._adapter.row_map(self._name, self._table)
+
+    def new_rows(self, rows: torch.Tensor, top: int, read: Read) -> torch.Tensor:
+        with self._lock:  # as of factors: the first worker reads
+            row_map = self._row_map
+        return row_map(rows, top)
+
+
 class ReplacedRows(AdapterEdit):
     """Replaces some rows by values that were trained: new tokens."""
 
@@ -192,17 +234,19 @@ class ReplacedRows(AdapterEdit):
                 values[low - start : high - start] = row[low - index * width : high - index * width]
 
 
-def adapter_edit(adapter: Adapter, name: str, dtype: str, table: FileTable) -> AdapterEdit:
-    """Return what the adapter does to the tensor called `name`, whose values are of a dtype.
+def adapter_edit(adapter: Adapter, name: str, entry: TensorEntry, table: FileTable) -> AdapterEdit:
+    """Return what the adapter does to the tensor called `name`, whose dtype and shape are those of an entry.
 
     Nothing is read yet.
     """
-    part, double = adapter.parts[name], dtype == "F64"
+    part, double = adapter.parts[name], entry.dtype == "F64"
     if isinstance(part, LowRankPart):
         factors = _FactorPair(adapter, name, table, double=double)
         if part.magnitude is None:
             return AddedProduct(factors)
         return TransposedDora(factors) if part.scales_columns else Dora(factors)
+    if isinstance(part, Transformed):
+        return MultipliedRows(adapter, name, table, math.prod(entry.shape[1:]))
     if isinstance(part, Rows):
         return ReplacedRows(adapter, name, table, part.indices)
     return AddedVector(adapter, name, table, double=double)
@@ -218,5 +262,5 @@ def adapter_edits(
         if adapter is None or not member.patch:
             edits.append(None)
         else:
-            edits.append(adapter_edit(adapter, tensor.name, member.entry.dtype, table))
+            edits.append(adapter_edit(adapter, tensor.name, member.entry, table))
     return edits

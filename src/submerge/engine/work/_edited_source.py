@@ -16,10 +16,10 @@ class EditedSource:
 
     def __init__(self, model: Checkpoint, editor: Checkpoint, name: str, table: FileTable) -> None:
         assert editor.adapter is not None  # whoever has none changes nothing
-        dtype = model.tensors[name].dtype
-        self._dtype = torch_dtype(dtype)
-        edit = adapter_edit(editor.adapter, name, dtype, table)
-        self._reader = InputReader(model.source(name, table), dtype, edit, 0)
+        entry = model.tensors[name]
+        self._dtype = torch_dtype(entry.dtype)
+        edit = adapter_edit(editor.adapter, name, entry, table)
+        self._reader = InputReader(model.source(name, table), entry.dtype, edit, 0)
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`."""

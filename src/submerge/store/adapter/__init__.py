@@ -3,6 +3,7 @@
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._composed import Composed
+from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._config import ADAPTER_CONFIG, AdapterConfig, adapter_config
 from submerge.store.adapter._dense_updates import dense_updates
 from submerge.store.adapter._fit import fit_adapter
@@ -22,6 +23,7 @@ from submerge.store.adapter._parts import (
     saved_table,
 )
 from submerge.store.adapter._task_type import AUTO_CLASSES, task_type_of
+from submerge.store.adapter._transformed import RowMap, Transformed
 from submerge.store.adapter._value_writer import write_values
 from submerge.store.adapter._writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 
@@ -35,14 +37,17 @@ __all__ = [
     "AdapterWriter",
     "Add",
     "Composed",
+    "ComputedUpdate",
     "Kind",
     "LoraKeys",
     "LoraNames",
     "LowRankPart",
     "Part",
     "Replace",
+    "RowMap",
     "Rows",
     "StackedRows",
+    "Transformed",
     "adapter_config",
     "build_parts",
     "component_of",

@@ -1,25 +1,31 @@
-"""A LoRA adapter on disk: what it does to each parameter, with nothing read yet."""
+"""An adapter on disk: what it does to each parameter, with nothing read yet."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from submerge.deferred import np, torch
-from submerge.store.adapter._composed import Composed, composed_update
+from submerge.store.adapter._composed import Composed
+from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._parts import (
     Add,
+    FactoredProduct,
     Form,
     LowRankPart,
     PackedExperts,
     Part,
     Replace,
     Rows,
+    SharedFactors,
     StackedRows,
+    is_of_pipeline,
     single_parts,
 )
+from submerge.store.adapter._transformed import RowMap, Transformed
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
     DTYPES,
@@ -35,6 +41,12 @@ from submerge.store.format import (
 )
 
 __all__ = ["Adapter"]
+
+_LINEAR = re.compile(
+    r"(?:^|\.)(?:\w+_proj|query(?:_key_value)?|key|value|dense(?:_\w+)?|fc\d|w[123qkvo]|wi(?:_\d)?|[qkvo]"
+    r"|lm_head|score|classifier)\.weight$"
+)
+"""What linear maps of Transformers are called, and no convolutions."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +93,18 @@ class Adapter:
     def scales(self) -> dict[str, float]:
         """The factors that the configuration puts on updates, by the name in the file of B, or of its bias.
 
-        They are no part of the file of weights, nor of its digest. 1 where the file has an alpha itself.
+        They are no part of the file of weights, nor of its digest. 1 where the file has an alpha itself. What
+        else a configuration says of other kinds is among them, under names behind that of a tensor.
         """
-        named = (
-            (part.left_entry.name if isinstance(part, LowRankPart) else part.entry.name, part.scale)
-            for whole in self.parts.values()
-            for part in single_parts(whole)
-            if isinstance(part, LowRankPart | Add)
-        )
-        return dict(sorted(named))
+        named: dict[str, float] = {}
+        for part in (own for whole in self.parts.values() for own in single_parts(whole)):
+            if isinstance(part, LowRankPart):
+                named[part.left_entry.name] = part.scale
+            elif isinstance(part, Add):
+                named[part.entry.name] = part.scale
+            elif isinstance(part, ComputedUpdate | Transformed):
+                named |= part.settings
+        return dict(sorted(named.items()))
 
     def digest(self) -> str:
         """Return the digest of its files' bytes; raise `OSError` where they cannot be read."""
@@ -102,7 +117,10 @@ class Adapter:
         id that is not downloaded, and for adapters with more than factors, of which that is not read.
         """
         plain = all(
-            isinstance(part, LowRankPart) and part.magnitude is None and part.copy is None
+            isinstance(part, LowRankPart)
+            and not isinstance(part, FactoredProduct)
+            and part.magnitude is None
+            and part.copy is None
             for part in self.parts.values()
         )
         if self.pending or not plain:
@@ -115,7 +133,7 @@ class Adapter:
         """Return whether the scale is zero, or all values of a factor are: a plan does not load torch."""
         if part.alpha is None and part.scale == 0:
             return True
-        return any(self._has_zeros_alone(entry, table) for entry in (part.left_entry, part.right_entry))
+        return any(self._has_zeros_alone(entry, table) for entry in part.factor_entries)
 
     def _has_zeros_alone(self, entry: TensorEntry, table: FileTable) -> bool:
         """Return whether all values are 0 or -0: no bit is set but the first, which is in the last byte."""
@@ -129,16 +147,33 @@ class Adapter:
         """Return why a part is no low-rank update without the base's values, or None if it is one."""
         part = self.parts[name]
         if isinstance(part, LowRankPart):
+            if isinstance(part, SharedFactors) and not part.settled:
+                return "of its factors, which all modules share, the base alone tells the size (VeRA)"
             return "DoRA rescales the base's own weights" if part.magnitude is not None else None
+        if isinstance(part, Transformed):
+            return f"{part.kind} multiplies the base's own weights"
         if isinstance(part, Replace):
             return "it was saved whole, as new values"
         if isinstance(part, Rows):
             return "some of its rows were saved, as new values"
-        if isinstance(part, Composed):
-            return f"it is a product of matrices ({part.product})"
+        if isinstance(part, ComputedUpdate):
+            what = "a product of matrices" if isinstance(part, Composed) else "computed as a whole"
+            return f"it is {what} ({part.product})"
         if isinstance(part, StackedRows):
             return "it is of several maps in one"
         return "it is an update of a bias, which has no factors, or a difference of all values"
+
+    def low_rank(self, name: str) -> LowRankPart | None:
+        """Return a part as a low-rank update that needs no base, or None where it is none.
+
+        LoHa and LoKr do not tell convolutions from linear maps: names tell the commonest of the latter, but
+        not in pipelines.
+        """
+        part = self.parts[name]
+        is_map = isinstance(part, Composed) and part.is_matrix and _LINEAR.search(name)
+        if isinstance(part, Composed) and is_map and not is_of_pipeline(self.form):
+            return FactoredProduct.of(part)
+        return part if isinstance(part, LowRankPart) and self.dense_only(name) is None else None
 
     def factors(
         self, name: str, table: FileTable, *, double: bool = False
@@ -152,6 +187,10 @@ class Adapter:
         part = self.parts[name]
         if not isinstance(part, LowRankPart):
             raise ValueError(f"{name} is no low-rank update: {self.dense_only(name)}")
+        if isinstance(part, FactoredProduct):
+            assert part.product is not None
+            left, right = part.product.factors(lambda entry: self._floats(entry, table))
+            return (left.double(), right.double()) if double else (left, right)
         if isinstance(part, PackedExperts):
             left, right = self._packed(part, table, double=double)
             return (right.mT.contiguous(), left.mT.contiguous()) if part.transposed else (left, right)
@@ -197,6 +236,12 @@ class Adapter:
                 a, b = a[part.expert], b[part.expert]
         else:
             a, b = a.flatten(1), b.flatten(1)  # a convolution's kernel into the inputs
+        if isinstance(part, SharedFactors):
+            b, a = b[: part.size[0]], a[:, : part.size[1]]
+            if part.outside is not None:
+                b = self._floats(part.outside, table).flatten().to(b).unsqueeze(1) * b
+        if part.between is not None:
+            a = self._floats(part.between, table).flatten().to(a).unsqueeze(1) * a
         left, right = (a.mT, b.mT) if part.transposed else (b, a)
         left = left[slice(*part.rows)] if part.rows else left
         scale = part.scale
@@ -224,19 +269,28 @@ class Adapter:
                 update = self._update(own, table, double=double)
                 stacked[top : top + len(update)] = update
             return stacked
-        if isinstance(part, Composed):
+        if isinstance(part, ComputedUpdate):
             return self._update(part, table, double=double)
+        if isinstance(part, Transformed):
+            raise ValueError(f"{name} has no values of its own: {self.dense_only(name)}")
         values = self._floats(part.entry, table)
         if double and values.is_floating_point():
             values = values.double()
         return values * part.scale if isinstance(part, Add) else values
 
-    def _update(self, part: LowRankPart | Composed, table: FileTable, *, double: bool) -> torch.Tensor:
+    def row_map(self, name: str, table: FileTable) -> RowMap:
+        """Return what gives new values of rows of a parameter of `Transformed`, of the base's."""
+        part = self.parts[name]
+        if not isinstance(part, Transformed):
+            raise ValueError(f"{name} is not multiplied by anything")
+        return part.row_map(lambda entry: self._floats(entry, table))
+
+    def _update(self, part: LowRankPart | ComputedUpdate, table: FileTable, *, double: bool) -> torch.Tensor:
         """Return an update [m, n], all dimensions after the first as one."""
         if isinstance(part, LowRankPart):
             left, right = self._pair(part, table, double=double)
             return left @ right
-        update = composed_update(part, lambda entry: self._floats(entry, table).float())
+        update = part.values(lambda entry: self._floats(entry, table).float())
         return update.double() if double else update
 
     def source(self, entry: TensorEntry, table: FileTable) -> Source:

@@ -11,7 +11,9 @@ from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._config import AdapterConfig
 from submerge.store.adapter._factor_shapes import expert_count, shape_fault
 from submerge.store.adapter._keys import FactorKeys, SortedKeys, sort_keys
+from submerge.store.adapter._kinds import LORA
 from submerge.store.adapter._parts import PACKED_ORDER, Add, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._tuners import shared_tensors, tuner_parts
 from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["build_parts"]
@@ -53,15 +55,20 @@ def build_parts(
     `entries` are the file's tensors by PEFT's keys. Raises `RequestError` with every tensor that is missing,
     unknown, or of a shape that does not fit.
     """
-    by_role = sort_keys(entries, where)
+    shared, entries = shared_tensors(entries, config)
+    by_role = sort_keys(entries, where, config.kind)
     build = _Build(config, where, problems=by_role.problems)
     unsupported = [key for key, entry in entries.items() if not DTYPES[entry.dtype].supported]
     if unsupported:
         build.wrong(f"holds quantised or complex tensors ({few(unsupported)})", "save it in float32")
-    names = _parameter_names(by_role, build)
-    for key, factors in by_role.factors.items():
-        if key in names:
-            _add_factors(factors, names[key], by_role.wrapped, build)
+    if config.kind is LORA:
+        names = _parameter_names(by_role, build)
+        for key, factors in by_role.factors.items():
+            if key in names:
+                _add_factors(factors, names[key], by_role.wrapped, build)
+    else:
+        for factors in by_role.factors.values():
+            _add_tuned(factors, by_role.wrapped, shared, build)
     _add_plain({**by_role.plain, **by_role.wrapped}, build)
     _note_values(build)
     if not build.parts and not build.problems:
@@ -183,6 +190,30 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         if bias.shape != left.shape[:1]:
             build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
         build.put(f"{module}.bias", Add(bias, part.scale))
+
+
+def _add_tuned(
+    keys: FactorKeys,
+    wrapped: dict[str, TensorEntry],
+    shared: Mapping[str, TensorEntry],
+    build: _Build,
+) -> None:
+    """Add what a module's tensors of another kind than LoRA do to its parameters."""
+    module, roles = keys.module, dict(keys.roles)
+    if keys.depth:
+        build.wrong(f"adapts {module} twice", "merge it with PEFT (merge_and_unload)")
+        return
+    if (rows := roles.pop("rows", None)) is not None:
+        _add_rows(module, rows, wrapped.pop(f"{module}.weight", None), build)
+        return
+    parts = tuner_parts(module, roles, build.config, shared)
+    if isinstance(parts, str):
+        build.wrong(f"the {build.config.kind.name} of {module} {parts}")
+        return
+    if not parts:
+        build.notes.append(f"{module} has no rank left")
+    for leaf, part in parts.items():
+        build.put(f"{module}.{leaf}", part)
 
 
 def _add_rows(module: str, entry: TensorEntry, table: TensorEntry | None, build: _Build) -> None:

@@ -1,18 +1,17 @@
-"""Updates of LyCORIS that are products of two matrices, each of which may be factored: LoHa and LoKr."""
+"""Updates that are products of two matrices, each of which may be factored: LoHa and LoKr."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from submerge.deferred import torch
+from submerge.store.adapter._computed import ComputedUpdate, Read
 from submerge.store.format import TensorEntry
 
-__all__ = ["Composed", "Operand", "composed_update", "operand"]
-
-Read: TypeAlias = Callable[[TensorEntry], "torch.Tensor"]
+__all__ = ["Composed", "Operand", "operand"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,13 @@ class Operand:
             return self.first.shape[0], self.second.shape[1]
         return self.first.shape[1], self.second.shape[1] * math.prod(self.core.shape[2:])
 
+    @property
+    def entry(self) -> TensorEntry:
+        """The first of its tensors."""
+        entry = self.whole or self.first
+        assert entry is not None
+        return entry
+
     def values(self, read: Read) -> torch.Tensor:
         """Return the matrix [m, n]."""
         if self.whole is not None:
@@ -55,18 +61,37 @@ class Operand:
             return first @ second
         return torch.einsum("ab...,am,bi->mi...", read(self.core), first, second).flatten(1)
 
+    def factors(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return left [m, r] and right [r, n], whose product is the matrix without a core."""
+        if self.whole is not None:
+            return _as_factors(read(self.whole).flatten(1))
+        assert self.first is not None
+        assert self.second is not None
+        return read(self.first), read(self.second)
+
+
+def _as_factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return left [m, r] and right [r, n], r the smaller side, one of them I, whose product is the matrix."""
+    m, n = matrix.shape
+    one = torch.eye(min(m, n), dtype=matrix.dtype)
+    return (matrix, one) if n < m else (one, matrix)
+
 
 @dataclass(frozen=True)
-class Composed:
+class Composed(ComputedUpdate):
     """The update scale · (first ∘ second), entry by entry (LoHa), or scale · (first ⊗ second) (LoKr).
 
-    The scale is alpha / rank, and 1 without an alpha, or where both matrices are stored whole.
+    With an `alpha` of LyCORIS' form it is alpha / rank besides, but of matrices that are both stored whole.
+    `by_axes` says that a whole second matrix [p, i, k] is multiplied as PEFT does it: by the first one as
+    [1, m, n], and the values in that order are those of the parameter.
     """
 
     product: Literal["LoHa", "LoKr"]
     first: Operand
     second: Operand
     alpha: TensorEntry | None = None
+    scale: float = 1.0
+    by_axes: bool = False
 
     @property
     def rank(self) -> int | None:
@@ -81,18 +106,51 @@ class Composed:
         return (m * p, n * q) if self.product == "LoKr" else (m, n)
 
     @property
-    def shape(self) -> None:
-        """Which shape the parameter has, the base alone tells."""
-        return None
+    def settings(self) -> dict[str, float]:
+        """Its scale, by the name of the first tensor."""
+        return {self.first.entry.name: self.scale}
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether nothing in the file says that it is the update of a convolution."""
+        whole = [one.whole for one in (self.first, self.second) if one.whole is not None]
+        return not (self.first.core or self.second.core) and all(len(entry.shape) == 2 for entry in whole)
 
-def composed_update(part: Composed, read: Read) -> torch.Tensor:
-    """Return the update [m, n] with its scale."""
-    first, second = part.first.values(read), part.second.values(read)
-    update = torch.kron(first.contiguous(), second.contiguous()) if part.product == "LoKr" else first * second
-    if part.alpha is None or part.rank is None:
-        return update
-    return update * (float(read(part.alpha)) / part.rank)
+    @property
+    def factored_rank(self) -> int:
+        """The rank of `factors`."""
+        ranks = [one.rank or min(one.shape) for one in (self.first, self.second)]
+        return min(math.prod(ranks), *self.matrix)
+
+    def factors(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return left [m, r], with the scale, and right [r, n], whose product is the update.
+
+        (L₁ R₁) ⊗ (L₂ R₂) = (L₁ ⊗ L₂)(R₁ ⊗ R₂), and likewise entry by entry, with all products of a column of
+        L₁ and one of L₂, and of a row of R₁ and one of R₂.
+        """
+        if self.factored_rank == min(self.matrix):
+            return _as_factors(self.values(read))
+        (one, right_one), (other, right_other) = self.first.factors(read), self.second.factors(read)
+        if self.product == "LoKr":
+            left, right = torch.kron(one, other), torch.kron(right_one, right_other)
+        else:
+            left = torch.einsum("mi,mj->mij", one, other).flatten(1)
+            right = torch.einsum("in,jn->ijn", right_one, right_other).flatten(0, 1)
+        return left * self._factor(read), right
+
+    def values(self, read: Read) -> torch.Tensor:
+        """Return the update [m, n] with its scale."""
+        first, second = self.first.values(read), self.second.values(read)
+        if self.product == "LoHa":
+            return first * second * self._factor(read)
+        if self.by_axes and self.second.whole is not None:
+            second = second.view(self.second.whole.shape)
+        return torch.kron(first.contiguous(), second.contiguous()).view(self.matrix) * self._factor(read)
+
+    def _factor(self, read: Read) -> float:
+        if self.alpha is None or self.rank is None:
+            return self.scale
+        return self.scale * float(read(self.alpha)) / self.rank
 
 
 def operand(entries: Mapping[str, TensorEntry], name: str, core: str) -> Operand | None:

@@ -1,15 +1,16 @@
-"""What `adapter_config.json` says of a LoRA adapter: ranks, scales, and whatever changes its meaning."""
+"""What `adapter_config.json` says of an adapter: ranks, scales, and whatever changes its meaning."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
+from submerge.store.adapter._kinds import KINDS, LORA, AdapterKind
 from submerge.store.adapter._unsupported import refusals, remarks, way_on
 from submerge.store.format import read_json
 
@@ -20,10 +21,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The fields of a LoRA configuration that a merge needs, checked; `raw` is all that the file holds."""
+    """The fields of a configuration that a merge needs, checked; `raw` is all that the file holds."""
 
     raw: Mapping[str, Any]
     where: str
+    kind: AdapterKind
     rank: int
     alpha: float
     rank_pattern: Mapping[str, int]
@@ -35,6 +37,7 @@ class AdapterConfig:
     parameters: tuple[str, ...]
     tokens: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...]
+    settings: Mapping[str, bool | int | float] = field(default_factory=dict)
 
     def rank_of(self, module: str) -> int:
         """Return the rank that the configuration gives a module, by its path in the model."""
@@ -66,41 +69,52 @@ def matches(pattern: str, module: str) -> bool:
 def read_adapter_config(path: Path) -> AdapterConfig:
     """Return a folder's `adapter_config.json`; raise `RequestError` with all that cannot be honoured."""
     raw = read_json(path)
-    kind = raw.get("peft_type")
-    if kind != "LORA":
-        what = f"is a {kind} adapter; only LoRA adapters can be merged" if kind else "names no peft_type"
-        raise RequestError(Problem(what, str(path), way_on(str(kind))))
-    return adapter_config(raw, str(path))
+    name = raw.get("peft_type")
+    if name not in KINDS:
+        what = f"is a {name} adapter, which is not read" if name else "names no peft_type"
+        raise RequestError(Problem(what, str(path), way_on(str(name))))
+    return adapter_config(raw, str(path), KINDS[name])
 
 
-def adapter_config(raw: Mapping[str, Any], where: str) -> AdapterConfig:
-    """Return the fields of a LoRA configuration; raise `RequestError` with all that cannot be honoured."""
-    problems = refusals(raw, where)
+def adapter_config(raw: Mapping[str, Any], where: str, kind: AdapterKind = LORA) -> AdapterConfig:
+    """Return the fields of a configuration; raise `RequestError` with all that cannot be honoured."""
+    problems = refusals(raw, where, kind)
     read = _Fields(raw, where, problems)
-    patterns: dict[str, dict[str, Any]] = {
-        "rank_pattern": read.table("rank_pattern", read.rank_value),
-        "alpha_pattern": read.table("alpha_pattern", read.number),
-    }
-    for field, table in patterns.items():
-        problems += _bad_patterns(table, field, where)
+    patterns: dict[str, dict[str, Any]] = {"rank_pattern": {}, "alpha_pattern": {}}
+    is_budgeted = "init_r" in kind.fields  # AdaLoRA, whose rank_pattern are the ranks that it kept
+    if not is_budgeted:
+        patterns["rank_pattern"] = read.table("rank_pattern", read.rank_value)
+        patterns["alpha_pattern"] = read.table("alpha_pattern", read.number)
+    for name, table in patterns.items():
+        problems += _bad_patterns(table, name, where)
+    tokens = "token_indices" if "token_indices" in kind.fields else "trainable_token_indices"
     config = AdapterConfig(
         raw=raw,
         where=where,
-        rank=read.rank_value("r", raw.get("r", 8)),
-        alpha=read.number("lora_alpha", raw.get("lora_alpha", 8)),
+        kind=kind,
+        rank=_rank(read, kind),
+        alpha=read.number(kind.alpha, raw.get(kind.alpha, 8)),
         rank_pattern=patterns["rank_pattern"],
         alpha_pattern=patterns["alpha_pattern"],
-        rslora=read.flag("use_rslora"),
+        rslora=read.flag("use_rslora") and not is_budgeted,
         transposed=read.flag("fan_in_fan_out"),
         bias=read.bias(),
         saved=read.names("modules_to_save"),
         parameters=read.names("target_parameters"),
-        tokens=read.tokens(),
-        notes=remarks(raw),
+        tokens=read.tokens(tokens),
+        notes=remarks(raw, kind),
+        settings={name: read.setting(name, default) for name, default in kind.settings.items()},
     )
     if problems:
         raise RequestError(problems)
     return config
+
+
+def _rank(read: _Fields, kind: AdapterKind) -> int:
+    """Return the rank of modules that no pattern names; 1 for kinds whose tensors alone tell it."""
+    if "init_r" in kind.fields:
+        return read.rank_value("init_r", read.raw.get("init_r", 12))
+    return read.rank_value("r", read.raw.get("r", 8)) if "rank_pattern" in kind.fields else 1
 
 
 def _bad_patterns(table: Mapping[str, Any], field: str, where: str) -> list[Problem]:
@@ -142,6 +156,16 @@ class _Fields:
             return 1.0
         return float(value)
 
+    def setting(self, field: str, default: bool | float) -> bool | int | float:
+        """Return a field of the type of its default, which stands for null, too."""
+        value = default if self.raw.get(field) is None else self.raw[field]
+        if isinstance(default, float):
+            return self.number(field, value)
+        if type(value) is not type(default):
+            self.wrong(field, value, "true or false" if isinstance(default, bool) else "a whole number")
+            return default
+        return value
+
     def table(self, field: str, convert: Callable[[str, Any], Any]) -> dict[str, Any]:
         value = self.raw.get(field) or {}
         if not isinstance(value, dict):
@@ -158,21 +182,21 @@ class _Fields:
 
     def bias(self) -> str:
         value = self.raw.get("bias") or "none"
-        if value not in ("none", "all", "lora_only"):
+        if value not in ("none", "all") and not (isinstance(value, str) and value.endswith("_only")):
             self.wrong("bias", value, "none, all or lora_only")
             return "none"
         return str(value)
 
-    def tokens(self) -> dict[str, tuple[int, ...]]:
-        value = self.raw.get("trainable_token_indices") or {}
+    def tokens(self, field: str) -> dict[str, tuple[int, ...]]:
+        value = self.raw.get(field) or {}
         table = {"": value} if isinstance(value, list) else value
         if not isinstance(table, dict) or not all(
             isinstance(rows, list) and all(type(row) is int and row >= 0 for row in rows)
             for rows in table.values()
         ):
-            self.wrong("trainable_token_indices", value, "a list of rows, or one for each module")
+            self.wrong(field, value, "a list of rows, or one for each module")
             return {}
         problems = [key for key, rows in table.items() if len(set(rows)) != len(rows)]
         if problems:
-            self.problems.append(Problem("trainable_token_indices names a row twice", self.where))
+            self.problems.append(Problem(f"{field} names a row twice", self.where))
         return {key: tuple(rows) for key, rows in table.items()}

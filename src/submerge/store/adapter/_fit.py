@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from submerge.errors import Problem, RequestError, few
 from submerge.names import NameMatch, layer_of, match_names
 from submerge.store.adapter._adapter import Adapter
-from submerge.store.adapter._composed import Composed
+from submerge.store.adapter._computed import ComputedUpdate, SizedUpdate
 from submerge.store.adapter._experts import experts_apart, settled_experts
 from submerge.store.adapter._experts_together import experts_together
 from submerge.store.adapter._lora_fit import of_one_model
@@ -21,9 +20,11 @@ from submerge.store.adapter._parts import (
     Part,
     Replace,
     Rows,
+    SharedFactors,
     StackedRows,
     is_of_pipeline,
 )
+from submerge.store.adapter._transformed import Scaled, Transformed
 from submerge.store.adapter._untold import lacking_parts
 
 __all__ = ["fit_adapter"]
@@ -38,6 +39,8 @@ _UNTIE = (
 )
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _PACKED = re.compile(r"\.experts\.(?:gate_up|gate|up|down)_proj(?:\.weight)?$")
+_WithLayout = LowRankPart | Scaled | SizedUpdate
+"""Parts that may be of a parameter which is stored as [inputs, outputs]."""
 _TABLE = re.compile(r"(?:embed\w*|lm_head|wte|shared|word_embeddings)\.weight$")
 
 
@@ -99,6 +102,7 @@ def fit_adapter(
     fitted = settled_experts(fitted, shapes, version, where)
     if not is_of_pipeline(adapter.form):  # no flag of theirs says a layout for all modules
         fitted = _squares(fitted, shapes)
+    fitted |= _scaled_biases(fitted, shapes)
     names = {target: name for name, target in matched.names.items() if name in adapter.parts}
     left_out = (*adapter.left_out, *lacking)
     parts = dict(sorted(fitted.items()))
@@ -190,7 +194,7 @@ def _shape(part: Part) -> tuple[int, ...]:
         return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
     if isinstance(part, StackedRows):
         return part.shape
-    return part.matrix if isinstance(part, Composed) else part.entry.shape
+    return part.matrix if isinstance(part, ComputedUpdate) else part.entry.shape
 
 
 def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
@@ -237,13 +241,18 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
         return _Settled(
             part, "" if part.stored == shape else f"is an update of the shape {list(part.stored)}"
         )
-    if isinstance(part, Composed):
-        fits = part.matrix == (shape[0], math.prod(shape[1:])) if shape else False
-        return _Settled(part, "" if fits else f"is an update of the shape {list(part.matrix)}")
+    if isinstance(part, ComputedUpdate | Transformed):
+        fitted = part.fitted(shape, either_layout=either_layout)
+        return _Settled(part, _misfit(part)) if fitted is None else _Settled(fitted)
+    if isinstance(part, SharedFactors):
+        sized = part.sized(shape, either_layout=either_layout)
+        return _Settled(part, f"is an update of {part.size[0]} outputs") if sized is None else _Settled(sized)
     if isinstance(part, StackedRows):
         return _Settled(part, "" if part.shape == shape else f"has the shape {list(part.shape)}")
     if not isinstance(part, LowRankPart):
         return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
+    if part.between is not None and len(shape) > 2:  # AdaLoRA's factors of a convolution are matrices
+        part = replace(part, folded=shape[2:])
     # rows of packed experts were cut out of a parameter whose layout was settled before
     layouts = [part.transposed, not part.transposed] if either_layout and part.expert is None else None
     for transposed in layouts or [part.transposed]:
@@ -254,10 +263,30 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
     return _Settled(part, f"is an update of the shape {list(part.stored)}")
 
 
+def _misfit(part: ComputedUpdate | Transformed) -> str:
+    if isinstance(part, Transformed):
+        return f"is multiplied by a tensor {list(part.entry.shape)} ({part.kind})"
+    return f"is an update of the shape {list(part.matrix)}" if any(part.matrix) else f"has {part.product}"
+
+
 def _fits(part: LowRankPart, shape: tuple[int, ...]) -> bool:
     """Return whether an update has a parameter's shape, but for a leading 1 or a kernel of 1."""
     single = part.experts == 0 and len(shape) == 3 and shape == (1, *part.stored)
     return part.stored == shape or single or _same_map(part.stored, shape)
+
+
+def _scaled_biases(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
+    """Return what (IA)³ does to the biases that the base has beside weights whose outputs it scales."""
+    scaled = {
+        f"{name.removesuffix('.weight')}.bias": part
+        for name, part in parts.items()
+        if isinstance(part, Scaled) and not part.by_input and name.endswith(".weight")
+    }
+    return {
+        name: replace(part, transposed=False)
+        for name, part in scaled.items()
+        if shapes.get(name) == (part.entry.numel,)
+    }
 
 
 def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
@@ -272,20 +301,24 @@ def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> d
         bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
         if len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],)):
             votes.setdefault(layer_of(name), set()).add(bias == (shape[1],))
-    linear = {
-        name: part
-        for name, part in parts.items()
-        if isinstance(part, LowRankPart) and part.kind == "linear" and not (part.experts or part.kernel)
-    }
+    sizes = {name: size for name, part in parts.items() if (size := _size(part, shapes[name]))}
+    linear = {name: part for name, part in parts.items() if name in sizes and isinstance(part, _WithLayout)}
     own_votes: dict[tuple[str, int] | None, set[bool]] = {}
     for name, part in linear.items():
-        if len(set(part.stored)) > 1:
+        if len(set(sizes[name])) > 1:
             own_votes.setdefault(layer_of(name), set()).add(part.transposed)
     for name, part in linear.items():
         layouts = votes.get(layer_of(name)) or own_votes.get(layer_of(name), set())
-        if len(set(part.stored)) == 1 and len(layouts) == 1:
+        if len(set(sizes[name])) == 1 and len(layouts) == 1:
             parts[name] = replace(part, transposed=layouts == {True})
     return parts
+
+
+def _size(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of a linear map that may be stored transposed; empty for other parts."""
+    if isinstance(part, LowRankPart):
+        return part.stored if part.kind == "linear" and not (part.experts or part.kernel) else ()
+    return shape if isinstance(part, _WithLayout) and len(shape) == 2 else ()
 
 
 def _same_map(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:

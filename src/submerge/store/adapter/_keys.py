@@ -1,9 +1,10 @@
 """The tensors of an adapter's file, sorted by the module that they adapt, as PEFT names them.
 
 `base_model.model.<module>.lora_A.weight`, `.lora_B.weight`, `.lora_B.bias`, `.lora_embedding_A`,
-`.lora_embedding_B`, `.lora_magnitude_vector`, `.token_adapter.trainable_tokens_delta`; everything else is
-a plain parameter. A wrapped module is also called `<module>.base_layer`; two parameters of one module that
-are adapted by themselves are wrapped twice, and the one inside is below `base_layer`.
+`.lora_embedding_B`, `.lora_magnitude_vector`, `.token_adapter.trainable_tokens_delta`, and likewise those of
+other kinds (`.hada_w1_a`, `.ia3_l`); everything else is a plain parameter. A wrapped module is also called
+`<module>.base_layer`; two parameters of one module that are adapted by themselves are wrapped twice, and the
+one inside is below `base_layer`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,33 @@ from dataclasses import dataclass, field
 
 from submerge.errors import Problem, few
 from submerge.names import without_training
+from submerge.store.adapter._kinds import KINDS, LORA, AdapterKind
 from submerge.store.format import TensorEntry
 
 __all__ = ["FactorKeys", "SortedKeys", "sort_keys"]
 
-_FACTOR = re.compile(r"^(?P<module>.+?)\.(?P<role>lora_[AB])\.weight$")
-_ROLES: tuple[tuple[str, str], ...] = (
-    (".lora_B.bias", "bias"),
-    (".lora_embedding_A", "embedding_A"),
-    (".lora_embedding_B", "embedding_B"),
-    (".lora_magnitude_vector", "magnitude"),
-    (".lora_magnitude_vector.weight", "magnitude"),
-    (".token_adapter.trainable_tokens_delta", "rows"),
-)
+_ROLES: Mapping[str, str] = {
+    "lora_A.weight": "lora_A",
+    "lora_B.weight": "lora_B",
+    "lora_B.bias": "bias",
+    "lora_embedding_A": "embedding_A",
+    "lora_embedding_B": "embedding_B",
+    "lora_magnitude_vector": "magnitude",
+    "lora_magnitude_vector.weight": "magnitude",
+    "token_adapter.trainable_tokens_delta": "rows",
+    "trainable_tokens_delta": "rows",
+}
+"""The roles of tensors that are not called by the role itself."""
 # where a state dict was saved by other means than PEFT's, keys have the adapter's name, which PEFT leaves out
+_STEMS = sorted(
+    {name.removesuffix(".weight").removesuffix(".bias") for kind in KINDS.values() for name in kind.tensors}
+)
 _OWNED = re.compile(
-    r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|token_adapter\.trainable_tokens_delta)"
+    rf"\.(?:{'|'.join(map(re.escape, _STEMS))})"
     r"(?P<name>\.(?!(?:weight|bias)$)[^.]+)(?=\.(?:weight|bias)$|$)"
 )
+# how names of tensors begin that only adapters have
+_LIKE = re.compile(r"(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|hra|vera|fourierft|miss)_")
 _INERT = re.compile(r"\.lora_velora_embed$")
 # with bias="all", and of embeddings that were resized, PEFT also saves what is inside its wrappers of
 # modules_to_save: the same values under the wrapper's name, and the ones from before the training
@@ -63,28 +73,36 @@ class SortedKeys:
     problems: list[Problem] = field(default_factory=list)
 
 
-def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> SortedKeys:
-    """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
+def sort_keys(entries: Mapping[str, TensorEntry], where: str, kind: AdapterKind = LORA) -> SortedKeys:
+    """Return the tensors, given by PEFT's keys, by module and role.
+
+    Keys that only adapters have, and none of this kind, are problems.
+    """
     by_role = SortedKeys()
     unknown: list[str] = []
     named = _by_path(entries, where, by_role.problems)
     for name, entry in named.items():
-        module, role = _split(name)
+        module, role = _split(name, kind)
         if role is not None:
             _add_factor(by_role, module, role, entry, where)
         elif _WRAPPER.search(name):
             if not named.keys() & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
                 unknown.append(entry.name)
-        elif ".lora_" in name or name.startswith("lora_") or ".modules_to_save." in name:
+        elif _LIKE.search(name) or ".modules_to_save." in name:
             if not _INERT.search(name):
                 unknown.append(entry.name)
         elif f".{_BASE}." in name:
             by_role.wrapped[_unwrapped(name)] = entry
         else:
             by_role.plain[name] = entry
-    if unknown:
-        what = f"holds tensors that are not known of LoRA ({few(unknown)})"
-        hint = "save the adapter with PEFT's save_pretrained; a variant of LoRA must be merged by PEFT"
+    other = next((one for one in KINDS.values() if all(_split(_path(key), one)[1] for key in unknown)), None)
+    if unknown and other is not None and other is not kind:
+        what = f"holds tensors of {other.name} ({few(unknown)}), and its configuration says {kind.name}"
+        hint = "give both as PEFT saved them: the peft_type, or the file, is of another adapter"
+        by_role.problems.append(Problem(what, where, hint))
+    elif unknown:
+        what = f"holds tensors that are not known of {kind.name} ({few(unknown)})"
+        hint = "save the adapter with PEFT's save_pretrained; a variant of it must be merged by PEFT"
         by_role.problems.append(Problem(what, where, hint))
     return by_role
 
@@ -96,7 +114,7 @@ def _by_path(
 
     They say neither how the model was wrapped in training, nor which of its adapters they are of.
     """
-    paths = {key: _UNEMBED.sub("lm_head", _PREFIX.sub("", without_training(key))) for key in entries}
+    paths = {key: _path(key) for key in entries}
     adapters = {match["name"] for path in paths.values() if (match := _OWNED.search(path))}
     if len(adapters) > 1:
         what = f"holds several adapters ({few(sorted(adapter[1:] for adapter in adapters))})"
@@ -111,6 +129,10 @@ def _by_path(
     return named
 
 
+def _path(key: str) -> str:
+    return _UNEMBED.sub("lm_head", _PREFIX.sub("", without_training(key)))
+
+
 def _without_adapter(paths: Mapping[str, str], adapter: str) -> dict[str, str]:
     """Return the names without the adapter's, and none of modules as they were before the training."""
     own = f".modules_to_save{adapter}."
@@ -122,12 +144,11 @@ def _without_adapter(paths: Mapping[str, str], adapter: str) -> dict[str, str]:
     }
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    if match := _FACTOR.match(name):
-        return match["module"], match["role"]
-    for suffix, role in _ROLES:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix), role
+def _split(name: str, kind: AdapterKind) -> tuple[str, str | None]:
+    """Return a tensor's module and its role there; the role is None for parameters."""
+    for tensor in kind.tensors:
+        if name.endswith(f".{tensor}") and len(name) > len(tensor) + 1:
+            return name.removesuffix(f".{tensor}"), _ROLES.get(tensor, tensor)
     return name, None
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from submerge.store.adapter._composed import Composed
+from submerge.store.adapter._computed import ComputedUpdate
+from submerge.store.adapter._transformed import Transformed
 from submerge.store.format import TensorEntry
 
 __all__ = [
     "PACKED_ORDER",
     "Add",
     "ExpertMatrix",
+    "FactoredProduct",
     "Form",
     "Kind",
     "LowRankPart",
@@ -19,6 +23,7 @@ __all__ = [
     "Part",
     "Replace",
     "Rows",
+    "SharedFactors",
     "StackedRows",
     "is_of_pipeline",
     "is_relative",
@@ -53,6 +58,8 @@ class LowRankPart:
     rows those from the first up to the last. Where the file holds an `alpha`, the scale is alpha / rank.
     `swapped` factors are stored transposed, B as [r, out] and A as [in, r]. With a `core` [r, r, kernel]
     (LoCon) the update is B · core · A. LyCORIS' DoRA may take norms `by_input`, over all outputs of each.
+    With singular values `between` [r, 1] (AdaLoRA) it is B diag(e) A. A matrix A [r, in · kernel] of a
+    convolution has its kernel `folded` into the inputs.
     """
 
     left_entry: TensorEntry
@@ -70,6 +77,8 @@ class LowRankPart:
     swapped: bool = False
     core: TensorEntry | None = None
     by_input: bool = False
+    between: TensorEntry | None = None
+    folded: Shape = ()
 
     @property
     def scales_columns(self) -> bool:
@@ -84,13 +93,20 @@ class LowRankPart:
     @property
     def kernel(self) -> Shape:
         """The shape of a convolution's kernel; empty for a matrix."""
-        return (self.core or self.right_entry).shape[2:]
+        return self.folded or (self.core or self.right_entry).shape[2:]
+
+    @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        """The tensors whose product is the update, which is zero where one of them is."""
+        entries = (self.left_entry, self.right_entry, self.between)
+        return tuple(entry for entry in entries if entry is not None)
 
     @property
     def stored(self) -> Shape:
         """The parameter's shape as far as the adapter knows: the one that `transposed` stands for."""
         at_out, at_in = (1, 0) if self.swapped else (0, 1)
         outputs, inputs = self.left_entry.shape[at_out], self.right_entry.shape[at_in]
+        inputs //= math.prod(self.folded)
         rows, columns = (inputs, outputs) if self.transposed else (outputs, inputs)
         if self.rows is not None:
             rows = self.rows[1] - self.rows[0]
@@ -136,6 +152,57 @@ class PackedExperts(LowRankPart):
         """The parameter's shape."""
         inputs = self.right_entry.shape[1]
         return (self.experts, *((inputs, self.height) if self.transposed else (self.height, inputs)))
+
+
+@dataclass(frozen=True)
+class FactoredProduct(LowRankPart):
+    """LoHa or LoKr as an update by factors, which are computed of the `product`.
+
+    `left_entry` and `right_entry` have their shapes, and are in no file.
+    """
+
+    product: Composed | None = None
+
+    @classmethod
+    def of(cls, product: Composed) -> FactoredProduct:
+        """Return a product of matrices, the update of a linear map, in this form."""
+        (name,) = product.settings
+        (m, n), rank, dtype = product.matrix, product.factored_rank, product.first.entry.dtype
+        left = TensorEntry(f"{name} (left)", dtype, (m, rank), None, 0, 0)
+        right = TensorEntry(f"{name} (right)", dtype, (rank, n), None, 0, 0)
+        return cls(left, right, product.scale, product=product)
+
+
+@dataclass(frozen=True)
+class SharedFactors(LowRankPart):
+    """The update diag(b) B diag(d) A, with factors B and A that all modules share (VeRA, 2310.11454).
+
+    `outside` is b [outputs], `between` d [r]. The first `size` rows of B and columns of A are the module's.
+    How many inputs it has, the base alone tells.
+    """
+
+    outside: TensorEntry | None = None
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        """The tensors whose product is the update, which is zero where one of them is."""
+        return super().factor_entries if self.outside is None else (*super().factor_entries, self.outside)
+
+    @property
+    def stored(self) -> Shape:
+        """The parameter's shape, with all columns of A where it is not settled."""
+        outputs, inputs = self.size
+        return (inputs, outputs) if self.transposed else (outputs, inputs)
+
+    def sized(self, shape: Shape, *, either_layout: bool) -> SharedFactors | None:
+        """Return the update of a parameter of a shape, or None where it does not fit."""
+        layouts = (self.transposed, not self.transposed) if either_layout else (self.transposed,)
+        for transposed in layouts if len(shape) == 2 else ():
+            outputs, inputs = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
+            if outputs == self.size[0] and inputs <= self.right_entry.shape[1]:
+                return replace(self, transposed=transposed, size=(outputs, inputs), settled=True)
+        return None
 
 
 @dataclass(frozen=True)
@@ -185,11 +252,11 @@ class Rows:
 class StackedRows:
     """Updates of maps that a parameter has one below the other, each with the row at which it begins."""
 
-    parts: tuple[tuple[int, LowRankPart | Composed], ...]
+    parts: tuple[tuple[int, LowRankPart | ComputedUpdate], ...]
     shape: Shape
 
 
-Part: TypeAlias = LowRankPart | Replace | Add | Rows | Composed | StackedRows
+Part: TypeAlias = LowRankPart | Replace | Add | Rows | ComputedUpdate | Transformed | StackedRows
 
 
 def single_parts(part: Part) -> tuple[Part, ...]:
@@ -201,7 +268,7 @@ def single_parts(part: Part) -> tuple[Part, ...]:
 
 def is_relative(part: Part) -> bool:
     """Return whether the part is an update as it stands, which the base's values do not change."""
-    return isinstance(part, Add | Composed | StackedRows) or (
+    return isinstance(part, Add | ComputedUpdate | StackedRows) or (
         isinstance(part, LowRankPart) and part.magnitude is None
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from submerge.errors import Problem, few
+from submerge.store.adapter._kinds import LORA, AdapterKind
 
 __all__ = ["MERGE_FIRST", "NO_UPDATE", "refusals", "remarks", "way_on"]
 
@@ -34,28 +35,18 @@ _CONVERT = (
 # PEFT subtracts such a start from the base, so the factors are an update of another model than the base
 _INIT_MOVED = ("pissa", "olora", "corda", "lora_ga")
 _INIT_PLAIN = ("gaussian", "eva", "orthogonal", "mica")
-# fields that neither change what the factors mean nor are read elsewhere
-_INERT = frozenset({
-    "auto_mapping", "corda_config", "enable_lora", "ensure_weight_tying", "eva_config",
-    "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
-    "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "peft_version",
-    "qalora_group_size", "runtime_config", "task_type",
-})  # fmt: skip
-_READ = frozenset({
-    "alpha_pattern", "base_model_name_or_path", "bias", "fan_in_fan_out", "init_lora_weights",
-    "lora_alpha", "lora_bias", "modules_to_save", "peft_type", "r", "rank_pattern", "revision",
-    "target_modules", "target_parameters", "trainable_token_indices", "use_dora", "use_rslora",
-    "velora_config",
-})  # fmt: skip
-_KNOWN = _READ | _INERT | set(_REFUSED)
+# kinds that versions of PEFT no longer have
+_GONE = frozenset({"BONE"})
 
 
 def way_on(kind: str) -> str:
-    """Return what to do with an adapter of a kind that is not LoRA."""
+    """Return what to do with an adapter of a kind that is not read."""
+    if kind in _GONE:
+        return MERGE_FIRST.replace("PEFT", "the version of PEFT that it was trained with", 1)
     return NO_UPDATE if kind in _UNMERGEABLE else MERGE_FIRST
 
 
-def refusals(raw: Mapping[str, Any], where: str) -> list[Problem]:
+def refusals(raw: Mapping[str, Any], where: str, kind: AdapterKind = LORA) -> list[Problem]:
     """Return a problem for each field that no merge of weights can honour, with what to do instead."""
     problems = [
         Problem(f"{field} is set: the adapter {why}", where, hint)
@@ -63,10 +54,11 @@ def refusals(raw: Mapping[str, Any], where: str) -> list[Problem]:
         if raw.get(field)
     ]
     problems += _init_problems(raw.get("init_lora_weights", True), where)
+    known = kind.known | set(_REFUSED)
     problems += [
-        Problem(f"{key} is set: a variant of LoRA that is not known", where, MERGE_FIRST)
+        Problem(f"{key} is set: a variant of {kind.name} that is not known", where, MERGE_FIRST)
         for key, value in raw.items()
-        if key not in _KNOWN and value and (key.startswith("use_") or key.endswith("_config"))
+        if key not in known and value and (key.startswith("use_") or key.endswith("_config"))
     ]
     return problems
 
@@ -87,7 +79,7 @@ def _init_problems(init: Any, where: str) -> list[Problem]:
     return [Problem(what, where, f"if it left the base as it was, write true there; otherwise {MERGE_FIRST}")]
 
 
-def remarks(raw: Mapping[str, Any]) -> tuple[str, ...]:
+def remarks(raw: Mapping[str, Any], kind: AdapterKind = LORA) -> tuple[str, ...]:
     """Return what a configuration asks for beyond plain LoRA, in words."""
     init = raw.get("init_lora_weights", True)
     notes = [
@@ -101,7 +93,8 @@ def remarks(raw: Mapping[str, Any]) -> tuple[str, ...]:
         notes.append("VeLoRA, which changes the training only")
     if raw.get("ensure_weight_tying"):
         notes.append("trained with tied weights")
-    strange = sorted(key for key in raw if key not in _KNOWN and raw[key])
+    known = kind.known | set(_REFUSED)
+    strange = sorted(key for key in raw if key not in known and raw[key])
     if strange:
         notes.append(f"fields that are not known and were ignored: {few(strange)}")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What a LoRA configuration says of modules that the file holds nothing of."""
+"""What a configuration says of modules that the file holds nothing of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from submerge.errors import few
+from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._config import AdapterConfig, matches
 from submerge.store.adapter._parts import LowRankPart, Part, Replace, Rows
 
@@ -26,7 +27,7 @@ def lacking_parts(config: Mapping[str, Any], parts: Mapping[str, Part], base: It
     names = list(base)
     if config.get("target_parameters"):
         names = [name for name in names if ".experts." not in name]
-    factors = [name for name, part in parts.items() if isinstance(part, LowRankPart)]
+    factors = [name for name, part in parts.items() if not isinstance(part, Replace | Rows)]
     whole = [name for name, part in parts.items() if isinstance(part, Replace | Rows)]
     tied = {"lm_head"} if config.get("ensure_weight_tying") else set()
     lists = (("target_modules", factors), ("modules_to_save", whole), ("target_parameters", factors))
@@ -47,7 +48,7 @@ def unmatched_patterns(config: AdapterConfig, parts: Mapping[str, Part]) -> list
 
     PEFT passes over them with a warning, and earlier versions without one.
     """
-    names = [name for name, part in parts.items() if isinstance(part, LowRankPart)]
+    names = [name for name, part in parts.items() if isinstance(part, LowRankPart | ComputedUpdate)]
     names += [name.rpartition(".")[0] for name in names]
     messages = []
     for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):

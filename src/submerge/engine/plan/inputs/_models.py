@@ -117,7 +117,7 @@ def _needs_base(recipe: Recipe, adapters: Sequence[Adapter], opener: Opener) -> 
     is_here = recipe.base in recipe.parts or (opener.root / str(recipe.base)).exists()
     return (
         mixed
-        or any(adapter.dense_only(name) for adapter, name, _ in parts)
+        or any(adapter.low_rank(name) is None for adapter, name, _ in parts)
         or (is_here and any(saved_table(part) is not None for _, _, part in parts))
     )
 

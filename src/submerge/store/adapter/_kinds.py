@@ -1,0 +1,118 @@
+"""The kinds of PEFT's adapters that are read: how each calls its tensors, and which fields it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["KINDS", "LORA", "AdapterKind"]
+
+# fields of all kinds that neither change what the tensors mean nor are read elsewhere: how it was trained
+_INERT = frozenset({
+    "auto_mapping", "exclude_modules", "inference_mode", "init_weights", "layers_pattern",
+    "layers_to_transform", "peft_version", "runtime_config", "task_type",
+})  # fmt: skip
+_READ = frozenset({
+    "base_model_name_or_path", "bias", "fan_in_fan_out", "modules_to_save", "peft_type", "revision",
+    "target_modules",
+})  # fmt: skip
+_LORA_INERT = frozenset({
+    "corda_config", "enable_lora", "ensure_weight_tying", "eva_config", "loftq_config", "lora_dropout",
+    "lora_ga_config", "megatron_core", "merge_weights", "qalora_group_size",
+})  # fmt: skip
+_LORA_READ = frozenset({
+    "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_bias", "r", "rank_pattern",
+    "target_parameters", "trainable_token_indices", "use_dora", "use_rslora", "velora_config",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AdapterKind:
+    """One kind: its name in the literature, and the names of a module's tensors behind the module's own.
+
+    `fields` are those of its configuration that are read, or say only how it was trained, and `settings`
+    those that are read besides, with PEFT's defaults. `alpha` is the field with the numerator of its scale,
+    and `shared` are tensors that all modules have in common.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    fields: frozenset[str] = frozenset()
+    alpha: str = "lora_alpha"
+    shared: tuple[str, ...] = ()
+    settings: Mapping[str, bool | int | float] = field(default_factory=dict)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """All fields that are known of it."""
+        return self.fields | self.settings.keys() | _INERT | _READ
+
+
+_LYCORIS = frozenset({
+    "alpha", "alpha_pattern", "decompose_both", "decompose_factor", "module_dropout", "r", "rank_dropout",
+    "rank_dropout_scale", "rank_pattern", "use_effective_conv2d",
+})  # fmt: skip
+
+LORA = AdapterKind(
+    "LoRA",
+    ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B",
+     "lora_magnitude_vector", "lora_magnitude_vector.weight", "token_adapter.trainable_tokens_delta"),
+    _LORA_INERT | _LORA_READ,
+)  # fmt: skip
+KINDS: Mapping[str, AdapterKind] = {
+    "LORA": LORA,
+    "ADALORA": AdapterKind(
+        "AdaLoRA",
+        ("lora_A", "lora_B", "lora_E"),
+        LORA.fields | {
+            "beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "target_r", "tfinal", "tinit",
+            "total_step",
+        },
+    ),
+    "LOHA": AdapterKind(
+        "LoHa",
+        ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+        _LYCORIS,
+        alpha="alpha",
+    ),
+    "LOKR": AdapterKind(
+        "LoKr",
+        ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+        _LYCORIS,
+        alpha="alpha",
+    ),
+    "IA3": AdapterKind("(IA)³", ("ia3_l",), frozenset({"feedforward_modules", "init_ia3_weights"})),
+    "OFT": AdapterKind(
+        "OFT",
+        ("oft_R.weight", "oft_embedding_R.weight"),
+        frozenset({"module_dropout", "oft_block_size", "r"}),
+        settings={
+            "block_share": False, "coft": False, "eps": 6e-5, "num_cayley_neumann_terms": 5,
+            "use_cayley_neumann": True,
+        },
+    ),
+    "BOFT": AdapterKind(
+        "BOFT",
+        ("boft_R", "boft_s"),
+        frozenset({"boft_block_num", "boft_block_size", "boft_dropout", "boft_n_butterfly_factor"}),
+    ),
+    "HRA": AdapterKind("HRA", ("hra_u",), frozenset({"r"}), settings={"apply_GS": False}),
+    "VERA": AdapterKind(
+        "VeRA",
+        ("vera_lambda_b", "vera_lambda_d"),
+        frozenset({"d_initial", "projection_prng_key", "r", "save_projection", "vera_dropout"}),
+        shared=("vera_A", "vera_B"),
+    ),
+    "FOURIERFT": AdapterKind(
+        "FourierFT",
+        ("fourierft_spectrum",),
+        frozenset({"n_frequency", "n_frequency_pattern"}),
+        settings={"random_loc_seed": 777, "scaling": 150.0},
+    ),
+    "MISS": AdapterKind("MiSS", ("miss_block",), frozenset({"mini_r", "miss_dropout", "r"})),
+    "LN_TUNING": AdapterKind("LN tuning", ("ln_tuning_layers.weight", "ln_tuning_layers.bias")),
+    "TRAINABLE_TOKENS": AdapterKind(
+        "trainable tokens", ("trainable_tokens_delta",), frozenset({"token_indices"})
+    ),
+}  # fmt: skip
+"""By `peft_type`. All others are refused by name."""
