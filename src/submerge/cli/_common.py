@@ -29,7 +29,6 @@ __all__ = [
     "print_warnings",
     "resumable",
     "settings",
-    "size",
     "source_of",
     "target_of",
 ]
