@@ -145,7 +145,7 @@ def test_an_existing_file_is_left_alone(recipe: Path, tmp_path: Path) -> None:
     assert "the file exists" in refusal(recipe, "-o", out)
     assert "is a folder" in refusal(recipe, "-o", tmp_path, "--overwrite")
     assert "there is no such folder" in refusal(recipe, "-o", tmp_path / "no" / "c.json")
-    assert "is the recipe itself" in refusal(recipe, "-o", recipe, "--overwrite")
+    assert "is what the command reads" in refusal(recipe, "-o", recipe, "--overwrite")
     assert out.read_text() == "mine"
 
 

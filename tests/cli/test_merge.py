@@ -11,7 +11,6 @@ import torch
 from _cli import ROOM, cli, merge
 from _models import Family, read, write
 from submerge.cli import _progress
-from submerge.cli._common import size
 
 
 def test_merge_prints_the_path_and_a_summary(recipe: Path, tmp_path: Path) -> None:
@@ -87,21 +86,6 @@ def test_the_folder_may_follow_the_recipe(recipe: Path, tmp_path: Path) -> None:
     assert (both.code, "two folders are named" in both.err) == (2, True)
     none = cli("merge", recipe)
     assert (none.code, "submerge merge recipe.yaml merged/" in none.err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (999_499, "999 kB"),
-        (999_600, "1 MB"),
-        (12_345_678_901, "12.3 GB"),
-    ],
-)
-def test_sizes(count: int, text: str) -> None:
-    assert size(count) == text
 
 
 def test_a_path_that_is_no_utf8(recipe: Path, tmp_path: Path) -> None:

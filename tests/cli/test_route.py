@@ -87,6 +87,23 @@ def test_a_picture(served: Path, tmp_path: Path, told: bool) -> None:
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_is_refused_before_a_model_is_loaded(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("submerge.report.survey", None)  # so that it cannot be called
+    data = lines(tmp_path / "a.jsonl")
+    (tmp_path / "old.svg").write_text("precious")
+    for name, told in {
+        "routing.pdf": "a picture is written as .png or .svg",
+        "nowhere/routing.svg": "there is no such folder",
+        "old.svg": "the file exists — choose another name, or allow --overwrite",
+    }.items():
+        result = cli("route", served, "--data", data, "--plot", tmp_path / name)
+        assert (result.code, told in result.err) == (2, True)
+    assert (tmp_path / "old.svg").read_text() == "precious"
+
+
 def test_tables(served: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,task\nw7 w8 w9,task0\nw20 w21,task1\n")
     (tmp_path / "a.tsv").write_text("text\ttask\nw7 w8 w9\ttask0\nw20 w21\ttask1\n")

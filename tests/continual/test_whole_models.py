@@ -278,6 +278,19 @@ def test_an_output_that_exists_is_not_written_over(whole: Tasks, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "state"]
 
 
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_it_is_computed(
+    whole: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = grown(whole, tmp_path / "state", "law")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("dear")
+    monkeypatch.setattr("submerge.continual._export.write_adapter", None)  # so that it cannot be called
+    for overwrite, told in {False: "not empty", True: "holds no model"}.items():
+        with pytest.raises(submerge.RequestError, match=told):
+            state.export(tmp_path / "out", form="checkpoint", overwrite=overwrite)
+    assert (tmp_path / "out" / "diary.txt").read_text() == "dear"
+
+
 def test_what_a_killed_export_left_is_removed(whole: Tasks, tmp_path: Path) -> None:
     """But not what another one is at, nor what is the user's."""
     state = grown(whole, tmp_path / "state", "law")

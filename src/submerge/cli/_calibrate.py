@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._calibrate_router import calibrate_router
-from submerge.cli._common import check_new_files, load, print_json, print_warnings, size
+from submerge.cli._common import check_new_files, load, print_json, print_warnings
 from submerge.cli._options import Device, Document, Json, Plot, Quiet
 from submerge.cli._progress import progress
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, few, size
 
 if TYPE_CHECKING:
     from submerge.calibrate import Calibration

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from submerge.cli._common import print_json, size
-from submerge.errors import Problem, RequestError
+from submerge.cli._common import print_json
+from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
     from submerge.routing import RouterCalibration

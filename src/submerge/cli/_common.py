@@ -29,7 +29,6 @@ __all__ = [
     "print_warnings",
     "resumable",
     "settings",
-    "size",
     "source_of",
     "target_of",
 ]
@@ -163,20 +162,29 @@ def document_title(document: str) -> str:
     return f"document {document or 'of the result'}"
 
 
-def check_new_files(paths: Sequence[Path], recipe: Path, *, overwrite: bool) -> None:
-    """Refuse files that cannot be written, before work that may take long."""
-    problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
+def check_picture(picture: Path | None, given: Path, *, overwrite: bool) -> None:
+    """Refuse a picture that cannot be drawn, or written, before work that may take long."""
+    if picture is not None:
+        from submerge import report
+
+        report.check_picture(picture)
+        check_new_files([picture], given, overwrite=overwrite)
+
+
+def check_new_files(paths: Sequence[Path], given: Path, *, overwrite: bool) -> None:
+    """Refuse files that cannot be written, as over what was `given`, before work that may take long."""
+    problems = [problem for path in paths for problem in _unwritable(path, given, overwrite)]
     if problems:
         raise RequestError(problems)
 
 
-def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
+def _unwritable(path: Path, given: Path, overwrite: bool) -> Iterator[Problem]:
     """Yield why a file must not, or cannot, be written."""
     try:
         if path.is_dir():
             yield Problem("is a folder, and a file is to be written", str(path), "name a file in it")
-        elif path.exists() and recipe.exists() and path.samefile(recipe):
-            yield Problem("is the recipe itself", str(path), "choose another name")
+        elif path.exists() and given.exists() and path.samefile(given):
+            yield Problem("is what the command reads", str(path), "choose another name")
         elif path.exists() and not overwrite:
             yield Problem("the file exists", str(path), "choose another name, or allow --overwrite")
         elif not path.parent.is_dir():

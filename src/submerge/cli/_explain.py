@@ -13,11 +13,10 @@ from submerge.cli._common import (
     load_mixture,
     print_json,
     print_warnings,
-    size,
     source_of,
 )
 from submerge.cli._options import Json, Lenient, Pickle, Recipe
-from submerge.errors import RequestError
+from submerge.errors import RequestError, size
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import print_json, print_warnings, settings, size
+from submerge.cli._common import print_json, print_warnings, settings
 from submerge.cli._options import Json, Memory, NewFolder, Overwrite, Pickle, Threads
 from submerge.cli._progress import progress
+from submerge.errors import size
 
 if TYPE_CHECKING:
     from submerge.engine import MergeReport

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import check_new_files, load, print_json, settings
-from submerge.cli._options import Document, Json, Memory, Pickle, Plot, Recipe, Threads
+from submerge.cli._common import check_picture, load, print_json, settings
+from submerge.cli._options import Document, Json, Memory, OverwritePicture, Pickle, Plot, Recipe, Threads
 from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def inspect(
     document: Document = None,
     threads: Threads = None,
     max_memory: Memory = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")] = False,
+    overwrite: OverwritePicture = False,
     allow_pickle: Pickle = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -45,11 +45,7 @@ def inspect(
 
     Example:  submerge inspect recipe.yaml --plot overlap.png
     """
-    if plot is not None:
-        from submerge import report
-
-        report.check_picture(plot)
-        check_new_files([plot], recipe, overwrite=overwrite)
+    check_picture(plot, recipe, overwrite=overwrite)
     asked = load(recipe, document)
     chosen = settings(threads=threads, max_memory=max_memory, allow_pickle=allow_pickle)
     from submerge import engine

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from submerge.cli import _many_options as options
-from submerge.cli._common import print_json, print_warnings, settings, size
+from submerge.cli._common import print_json, print_warnings, settings
 from submerge.cli._options import Device, Json, Memory, NewFolder, Overwrite, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
     from submerge.continual import ExportReport, TaskRecord

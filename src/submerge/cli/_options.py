@@ -20,6 +20,7 @@ __all__ = [
     "Nonfinite",
     "Out",
     "Overwrite",
+    "OverwritePicture",
     "Pickle",
     "Plot",
     "Quiet",
@@ -66,6 +67,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", readable=False, help="T
 NewFolder = Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+OverwritePicture = Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")]
 Document = Annotated[

@@ -15,7 +15,6 @@ from submerge.cli._common import (
     load_mixture,
     print_json,
     settings,
-    size,
     source_of,
 )
 from submerge.cli._options import (
@@ -31,7 +30,7 @@ from submerge.cli._options import (
     Shard,
     Threads,
 )
-from submerge.errors import few
+from submerge.errors import few, size
 
 if TYPE_CHECKING:
     from rich.table import Table

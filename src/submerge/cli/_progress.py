@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from submerge.cli._common import size
+from submerge.errors import size
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import print_json
-from submerge.cli._options import Json, Plot
-from submerge.deferred import required
+from submerge.cli._common import check_picture, print_json
+from submerge.cli._options import Json, OverwritePicture, Plot
 
 if TYPE_CHECKING:
     from submerge.report import Survey
@@ -27,14 +26,14 @@ def route(
         ),
     ],
     plot: Plot = None,
+    overwrite: OverwritePicture = False,
     json: Json = False,
 ) -> None:
     """Say which task each input is given, and how that agrees with the tasks that the file names.
 
     Example:  submerge route served/ --data inputs.jsonl --plot routing.png
     """
-    if plot is not None:
-        required("matplotlib", "--plot needs")
+    check_picture(plot, data, overwrite=overwrite)
     from submerge import report
 
     survey = report.survey(out, data)

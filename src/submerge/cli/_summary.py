@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.cli._common import print_warnings, size
+from submerge.cli._common import print_warnings
+from submerge.errors import size
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan, MergeReport

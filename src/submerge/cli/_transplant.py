@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from submerge.cli._common import print_json, print_warnings, resumable, settings, size
+from submerge.cli._common import print_json, print_warnings, resumable, settings
 from submerge.cli._options import Json, Memory, NewFolder, Overwrite, Pickle, Resume, Shard, Threads
 from submerge.cli._progress import progress
+from submerge.errors import size
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan, TransplantReport

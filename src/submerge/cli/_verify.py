@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from submerge.cli._common import print_json, size
+from submerge.cli._common import print_json
 from submerge.cli._options import Json
+from submerge.errors import size
 
 
 def verify(

@@ -251,10 +251,10 @@ def write_checkpoint(
     Where tasks are whole checkpoints it has no factors, but the merged tensors themselves; and so it has
     where λ = 0, for no adapter is without an update, and of a base in float64, which factors are not.
     """
+    if problems := why_taken(out, overwrite=overwrite):  # before all is computed
+        raise RequestError(problems)
     dense = export.manifest.has_checkpoints or not export.lpm.scale or _is_double(base)
     with writing(f"{out}: cannot be written"), _beside(out.resolve()) as temporary:
-        if dense and not overwrite:  # before all is computed
-            check_out(out, overwrite=False)
         folder, adapter = temporary / MERGED, replace(export, gate=None)
         if dense:
             written = _write_tensors(adapter, folder, base, rank)

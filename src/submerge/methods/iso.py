@@ -9,7 +9,9 @@ q − k the leading ones of each update outside of it, the task-specific subspac
 
     θ = θ_0 + λ mean(s) polar([U_1 … U_T U_c]) polar([V_1 … V_T V_c])ᵀ
 
-with k = q − T round((q − ⌊fraction q⌋) / T), so that every update has as many.
+with s = (s_1, …, s_T, s_c) the singular values of all that is taken, and so that every update has as many,
+
+    k = q − T round((q − ⌊fraction q⌋) / T).
 
 q is the numerical rank of the sum, at most min(m, n): with low-rank updates it is far below. The authors'
 code takes q = min(m, n) always, and so spreads over directions that no update has, which are arbitrary.

@@ -1,9 +1,12 @@
 """NSC: the weighted sum of adapters, with weights that are learned from unlabelled inputs.
 
 θ = θ_0 + s Σ λ_t Δ_t, with a λ_t of its own for each module. The λ are those that make small what the merged
-model's activations on inputs of task t have in the null space of A_t, as a mean over tasks; neither labels
-nor outputs are looked at (arXiv 2603.26317). `submerge.learn_coefficients` learns them, and a recipe may take
-them from a file (`coefficients`), or give them by hand (`weight`).
+model's activations x on inputs of task t have in the null space of A_t, where Δ_t = B_t A_t:
+
+    L(λ) = 1/T Σ_t mean_x ω_t(x),     ω_t(x) = ‖x − A_tᵀ (A_t A_tᵀ)⁻¹ A_t x‖ / ‖x‖.
+
+Neither labels nor outputs are looked at (arXiv 2603.26317, §3). `submerge.learn_coefficients` learns them,
+and a recipe may take them from a file (`coefficients`), or give them by hand (`weight`).
 
 Of adapters the sum is exact, as that of `cat`: factors side by side, of rank Σ r_t. Coefficients of rank-one
 units scale the columns of a factor: s Σ B_t diag(λ_t) A_t.

@@ -14,18 +14,30 @@ from submerge.store import MANIFEST
 __all__ = ["check_target", "why_taken"]
 
 
+def _is_of_a_model(name: str) -> bool:
+    """Return whether models have a file of this name; states, and data, have other safetensors."""
+    weights = name.endswith(".safetensors") and "model" in name
+    return weights or name in (MANIFEST, "config.json", "adapter_config.json")
+
+
+MODEL = ("model", _is_of_a_model)
+"""What `--overwrite` of a checkpoint may replace."""
+
+
 def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
     """Raise `RequestError` if `out` must not be written: it holds something, or is one of the inputs."""
-    taken = why_taken(out, overwrite=overwrite, replaceable=("model", _is_of_a_model))
+    taken = why_taken(out, overwrite=overwrite)
     if problems := [*_over_inputs(plan, out)] or taken or _recipe_inside(plan, out):
         raise RequestError(problems)
 
 
-def why_taken(out: Path, *, overwrite: bool, replaceable: tuple[str, Callable[[str], bool]]) -> list[Problem]:
+def why_taken(
+    out: Path, *, overwrite: bool, replaceable: tuple[str, Callable[[str], bool]] = MODEL
+) -> list[Problem]:
     """Return why no folder can be made at `out`: something is there that may not, or cannot, be replaced.
 
-    With `overwrite` a folder may be that is what `replaceable` says, an `adapter` or the like: it has a file
-    whose name its test knows. Others hold what may be more than the user thinks of.
+    With `overwrite` folders of one kind may be: `replaceable` has the name of the kind, and a test of the
+    names of files that only such folders have. Others may hold more than a user thinks of.
     """
     hint = "choose another folder"
     try:
@@ -75,9 +87,3 @@ def _recipe_inside(plan: MergePlan, out: Path) -> list[Problem]:
         return []
     hint = "choose another folder, or remove this one yourself"
     return [Problem("the folder to replace holds the recipe", str(target), hint)]
-
-
-def _is_of_a_model(name: str) -> bool:
-    """Return whether models have a file of this name; states, and data, have other safetensors."""
-    weights = name.endswith(".safetensors") and "model" in name
-    return weights or name in (MANIFEST, "config.json", "adapter_config.json")
