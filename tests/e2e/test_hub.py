@@ -70,6 +70,24 @@ def test_a_hub_model_is_planned_by_its_header_and_fetched_for_the_merge(hub: Hub
     assert not hub.asked
 
 
+def test_shards_in_a_subfolder_are_planned_by_their_headers_and_fetched(hub: Hub, tmp_path: Path) -> None:
+    for name in ("base", "one"):
+        shard = tmp_path / name / "weights" / "model-00001-of-00001.safetensors"
+        shard.parent.mkdir()
+        (tmp_path / name / WEIGHTS).rename(shard)
+        index = {"weight_map": {f"layers.{i}.w": f"weights/{shard.name}" for i in range(3)}}
+        (tmp_path / name / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    written = recipe(tmp_path, "org/", "one")
+    planned = run(hub, tmp_path, "plan", written, "--json")
+    assert planned.code == 0, planned.err
+    assert not hub.whole("weights/model-00001-of-00001.safetensors")
+    for prefix, out in (("org/", "merged"), ("./", "local")):
+        merged = run(hub, tmp_path, "merge", recipe(tmp_path, prefix, "one"), "-o", out, "-q")
+        assert merged.code == 0, merged.err
+        assert not (tmp_path / out / "weights").exists()
+    assert (tmp_path / "merged" / WEIGHTS).read_bytes() == (tmp_path / "local" / WEIGHTS).read_bytes()
+
+
 def test_what_cannot_be_merged_is_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
     refused = run(hub, tmp_path, "merge", recipe(tmp_path, "org/", "one", "odd"), "-o", "merged")
     assert refused.code == 2

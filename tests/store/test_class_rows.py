@@ -45,8 +45,22 @@ def test_rows_of_the_same_classes_are_merged_by_class(method: str, tmp_path: Pat
             "(positive, negative, neutral; there negative, neutral, positive); the rows of classifier.bias, "
         )
         assert (f"{told}{shown}classifier.weight are taken by class" in report.warnings) == (name == "other")
+        if method == "ties":  # by place, as mergekit merges, it would be another model
+            assert (report.out / "mergekit_config.yml").exists() == (name == "plain")
     assert all(torch.equal(merged["plain"][n], t) for n, t in merged["other"].items())
     assert not torch.equal(merged["plain"]["classifier.bias"], base["classifier.bias"])
+
+
+def test_a_state_of_tasks_tells_of_classes(tmp_path: Path) -> None:
+    base, order = state(HEAD), [2, 0, 1]
+    tuned = in_order(state(HEAD, seed=1), order)
+    write(tmp_path / "base", base, config(NAMES))
+    write(tmp_path / "tuned", tuned, config(tuple(NAMES[i] for i in order)))
+    write(tmp_path / "pets", tuned, config(("cat", "dog", "fish")))
+    tasks = submerge.Continual.begin(tmp_path / "state", str(tmp_path / "base"), statistics="identity")
+    warnings = {name: "\n".join(tasks.add(name, str(tmp_path / name))) for name in ("tuned", "pets")}
+    assert "classifier.weight are taken by class" in warnings["tuned"]
+    assert "classifier.weight are merged by place" in warnings["pets"]
 
 
 def test_rows_of_other_classes_are_told(tmp_path: Path) -> None:

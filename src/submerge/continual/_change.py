@@ -168,7 +168,12 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     )
     if measured.without:
         warnings.append(f"images of {task.name} are not told from those of other tasks: {measured.without}")
-    warnings += [*others_warning(task.name, others), *counted.warnings, *overlap_warning(record)]
+    warnings += [
+        *model.notes,
+        *others_warning(task.name, others),
+        *counted.warnings,
+        *overlap_warning(record),
+    ]
     return manifest.with_task(record, running), warnings
 
 

@@ -41,6 +41,7 @@ class TaskModel:
         updates: what the adapter does to `maps`, by the base's names.
         others: the tensors of a whole checkpoint that differ from the base's, and are neither maps nor of
             the projector: norms, biases, embeddings, heads.
+        notes: what is to be said of the classes of a whole checkpoint.
     """
 
     base: Checkpoint
@@ -50,6 +51,7 @@ class TaskModel:
     adapter: Adapter | None = None
     updates: Adapter | None = None
     others: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -138,13 +140,13 @@ def _adapted(adapter: Adapter, spec: str, base: Checkpoint, parts: MultimodalPar
 
 def _whole(checkpoint: Checkpoint, spec: str, base: Checkpoint, parts: MultimodalParts | None) -> TaskModel:
     """Return a model that was tuned whole, with what of it differs from the base."""
-    model, changed = changed_tensors(checkpoint, base)
+    aligned, changed = changed_tensors(checkpoint, base)
     if encoder := [name for name in changed if parts is not None and parts.in_encoder(name)]:
         raise RequestError(_of_encoder(few(encoder), spec))
     own = [name for name in changed if parts is None or not parts.in_projector(name)]
     maps = linear_maps(own, base)
     others = tuple(name for name in own if name.removesuffix(".weight") not in maps)
-    return TaskModel(base, model, parts, maps, others=others)
+    return TaskModel(base, aligned.model, parts, maps, others=others, notes=tuple(aligned.notes))
 
 
 def _refusal(adapter: Adapter, name: str, parts: MultimodalParts | None) -> Problem | None:

@@ -13,6 +13,7 @@ from submerge.names import is_buffer, is_output_head, layer_of, module_names
 from submerge.store import (
     DTYPES,
     Aligner,
+    Alignment,
     Checkpoint,
     FileTable,
     Source,
@@ -56,7 +57,7 @@ def value_blocks(
         yield slice(start, start + count), blocks
 
 
-def changed_tensors(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, list[str]]:
+def changed_tensors(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Alignment, list[str]]:
     """Return a checkpoint by the base's names, and which of its tensors differ from the base's.
 
     Raises `RequestError` where it is no model of the base's architecture and shapes.
@@ -67,7 +68,7 @@ def changed_tensors(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Checkpoin
     with FileTable() as table:
         if problems := list(_unlike(model, base, floats, aligned.refused, table)):
             raise RequestError(problems)
-        return model, [name for name in floats if _differs(model, base, name, table)]
+        return aligned, [name for name in floats if _differs(model, base, name, table)]
 
 
 def _unlike(

@@ -43,13 +43,14 @@ class Alignment:
 
     `lacks` are tensors of the base that it rightly has none for, with the reason; `refused` says why
     tensors that look alike were not taken for the same parameters, and `notes` what is to be said of rows of
-    classes.
+    classes, which are in another order than in the model's file where they go `by_class`.
     """
 
     model: Checkpoint
     lacks: Mapping[str, str] = field(default_factory=dict)
     refused: Sequence[str] = ()
     notes: Sequence[str] = ()
+    by_class: bool = False
 
     def of(self, model: Checkpoint) -> Alignment:
         """Return the alignment of the same model, after more of its tensors have the base's names."""
@@ -80,7 +81,7 @@ class Aligner:
             return replace(aligned, notes=[note] if note else [])
         labels = {key: value for key, value in (self.base.config or {}).items() if key in _LABELS}
         named = replace(aligned.model, config={**(model.config or {}), **labels})
-        return replace(aligned, model=_renamed(named, views), notes=[note])
+        return replace(aligned, model=_renamed(named, views), notes=[note], by_class=True)
 
     def _by_names(self, model: Checkpoint) -> Alignment:
         base = self.base

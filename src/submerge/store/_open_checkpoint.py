@@ -96,7 +96,8 @@ def _open_folder(
 ) -> Checkpoint:
     if not is_readable(folder):
         raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
-    weights = WeightReader(headers=fetched.headers if fetched else {})
+    headers = fetched.headers.items() if fetched else ()
+    weights = WeightReader(headers={folder / file: entries for file, entries in headers})
     config_path = folder / "config.json"
     config = weights.attempt(lambda: read_json(config_path)) if config_path.is_file() else None
     choice = fetched.choice if fetched else None
@@ -114,7 +115,7 @@ def _open_folder(
     if config is not None:
         found = list(weights.tensors.values())
         weights.problems[:0] = quantised_config(config, config_path, found)
-    beside = side_files(folder)
+    beside, read = side_files(folder), {*weights.shards.values()}
     model = Checkpoint(
         label=label,
         path=folder,
@@ -123,7 +124,7 @@ def _open_folder(
         shards={},
         config=config,
         side_files=beside.copied,
-        other_weights=beside.weights,
+        other_weights=tuple(file for file in beside.weights if file.as_posix() not in read),
         links=beside.links,
         pending=bool(weights.headers),
     )

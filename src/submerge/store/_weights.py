@@ -29,7 +29,7 @@ class WeightReader:
     shards: dict[str, str] = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    headers: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
+    headers: Mapping[Path, Mapping[str, TensorEntry]] = field(default_factory=dict)
 
     def attempt(self, action: Callable[[], T]) -> T | None:
         """Return the action's result, or None after noting its problems."""
@@ -43,8 +43,8 @@ class WeightReader:
 
     def read(self, path: Path, *, pickled: bool) -> Mapping[str, TensorEntry] | None:
         """Return the tensors of one weight file, or None after noting why it cannot be read."""
-        if path.name in self.headers:
-            return self.headers[path.name]
+        if path in self.headers:
+            return self.headers[path]
         if not pickled:
             header = self.attempt(lambda: read_header(path))
             return None if header is None else header.entries
@@ -56,7 +56,7 @@ class WeightReader:
 
     def exists(self, path: Path) -> bool:
         """Return whether a weight file is on the disk, or at least its header is known."""
-        return path.name in self.headers or path.exists()
+        return path in self.headers or path.exists()
 
     def add(self, file: str, entries: Mapping[str, TensorEntry]) -> None:
         """Add the tensors of one file."""
@@ -75,7 +75,7 @@ class WeightReader:
         for name, file in weight_map.items():
             wanted.setdefault(file, set()).add(name)
         for file, names in sorted(wanted.items()):
-            path = index.with_name(file)
+            path = index.parent / file
             if not self.exists(path):
                 what = f"the shard {file}, which the index names, is missing"
                 self.problems.append(Problem(what, str(index.parent), hint))

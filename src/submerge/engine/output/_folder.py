@@ -13,7 +13,7 @@ from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._side_files import write_text
 from submerge.engine.plan import MergePlan
 from submerge.errors import Problem, RequestError, WorkError, writing
-from submerge.recipe import COEFFICIENTS, MixtureRecipe, Recipe, to_mergekit, to_mergekit_moe
+from submerge.recipe import COEFFICIENTS, MixtureRecipe, to_mergekit, to_mergekit_moe
 from submerge.store import (
     JOURNAL,
     MANIFEST,
@@ -157,7 +157,7 @@ class Output:
         """Write what says how the folder was made."""
         write_text(self.folder / MANIFEST, manifest.text)
         write_text(self.folder / "README.md", self._card(manifest.is_adapter))
-        name, mergekit_recipe = _for_mergekit(self.plan.recipe)
+        name, mergekit_recipe = _for_mergekit(self.plan)
         if mergekit_recipe is not None:
             write_text(self.folder / name, mergekit_recipe)
 
@@ -188,8 +188,11 @@ class Output:
         )
 
 
-def _for_mergekit(recipe: Recipe) -> tuple[str, str | None]:
-    """Return the name that mergekit gives its recipes, and the recipe for it, where it can do the same."""
-    if isinstance(recipe, MixtureRecipe):
-        return "mergekit_moe_config.yml", to_mergekit_moe(recipe)
-    return "mergekit_config.yml", to_mergekit(recipe)
+def _for_mergekit(plan: MergePlan) -> tuple[str, str | None]:
+    """Return the name that mergekit gives its recipes, and the recipe for it, where it can do the same.
+
+    It merges rows of classes by their place.
+    """
+    if isinstance(plan.recipe, MixtureRecipe):
+        return "mergekit_moe_config.yml", to_mergekit_moe(plan.recipe)
+    return "mergekit_config.yml", None if plan.by_class else to_mergekit(plan.recipe)

@@ -23,12 +23,14 @@ class AlignedInputs:
         copies: which tensors of the output are one parameter.
         lacks: for each model the tensors that it rightly has none for, with the reason.
         warnings: what is to be said of copies that differ, and of the order of classes.
+        by_class: whether rows of a model's heads go by their classes, and not by their place.
     """
 
     inputs: Inputs
     copies: Copies
     lacks: tuple[Mapping[str, str], ...]
     warnings: tuple[str, ...]
+    by_class: bool
 
 
 def align_inputs(
@@ -45,4 +47,5 @@ def align_inputs(
     inputs = copies.inputs if vocabulary is None else vocabulary.laid_over(copies.inputs)
     lacks = (a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True))
     notes = (note for alignment in alignments for note in alignment.notes)
-    return AlignedInputs(inputs, copies, tuple(lacks), (*copies.warnings, *notes)), problems
+    by_class = any(alignment.by_class for alignment in alignments)
+    return AlignedInputs(inputs, copies, tuple(lacks), (*copies.warnings, *notes), by_class), problems

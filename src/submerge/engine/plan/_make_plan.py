@@ -156,6 +156,7 @@ def plan_models(
         composition=composition,
         projectors=projectors,
         unties=copies.unties,
+        by_class=aligned.by_class,
         ties=tied_to_heads(tensors, inputs, copies.tied) if as_adapter else {},
     )
     return replace(plan, warnings=(*_warnings(plan, of_models, aligned), *mixing_warnings))

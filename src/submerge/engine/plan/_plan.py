@@ -45,6 +45,7 @@ class MergePlan:
         unties: whether the output's configuration must untie its embeddings.
         ties: embeddings that an adapter changes together with a head that the base ties to them, and the
             names of that which get their new values, too.
+        by_class: whether rows of a model's head go by its classes, and not by their place.
         stack: the slices, where layers are stacked.
         mixture: of a mixture of experts, its architecture and its gates.
         virtual_reads: how often others read the result, where it is merged as it is read; 0 for a folder.
@@ -72,6 +73,7 @@ class MergePlan:
     tokens: TokenPlan | None = None
     unties: bool = False
     ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    by_class: bool = False
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
     virtual_reads: int = 0

@@ -54,5 +54,6 @@ def plan_stacked(
         ),
         budget=budget(tensors, stack.inputs.models, settings.workers, settings.max_memory),
         unties=copies.unties,
+        by_class=aligned.by_class,
         stack=stack,
     )

@@ -11,15 +11,20 @@ __all__ = ["read_index"]
 
 
 def _plain(name: str) -> bool:
-    """Return True for the name of a file in this folder, and nothing that could lead elsewhere."""
-    return name.strip(". ") != "" and not any(mark in name for mark in "/\\:\0") and name.isprintable()
+    """Return True for the name of a file in this folder or below, and nothing that could lead elsewhere."""
+    is_plain = not any(mark in name for mark in "\\:\0") and name.isprintable()
+    return is_plain and all(part.strip(". ") for part in name.split("/"))
+
+
+def _leads_out(folder: Path, file: str) -> bool:
+    """Return whether a file lies in a subfolder that is a link to somewhere else."""
+    return not (folder / file).parent.resolve().is_relative_to(folder.resolve())
 
 
 def read_index(path: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> dict[str, str]:
     """Return tensor name → weight file name, as an index says; raise `RequestError` if it is not sound.
 
-    File names must be plain names of files beside the index: a path would let an index make us read
-    anything.
+    Files must lie beside the index or in folders below: any path would let an index make us read anything.
     """
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -29,8 +34,8 @@ def read_index(path: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> dic
     for file in dict.fromkeys(
         value if isinstance(value, str) else repr(value) for value in weight_map.values()
     ):
-        if not _plain(file):
-            what = f"weight_map names {file!r}, a path trick: only plain file names are allowed"
+        if not _plain(file) or _leads_out(path.parent, file):
+            what = f"weight_map names {file!r}, a path trick: shards lie beside the index or below it"
             problems.append(
                 Problem(what, str(path), "do not use this checkpoint unless you know who made it")
             )

@@ -18,7 +18,7 @@ def weight_files(
     reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings
 ) -> tuple[Shard, ...]:
     """Return the files of weights that are written, under the name that their reader looks for."""
-    files = set(reference.shards.values())
+    files = {file.rpartition("/")[2] for file in reference.shards.values()}
     stem = next((name for name in NAMED if any(file.startswith(name) for file in files)), "model")
     laid_out = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
     return tuple(plan_shards(laid_out, settings.shard_size, stem=stem))
