@@ -479,8 +479,9 @@ def test_factors_of_8_bits(dtype: torch.dtype, tmp_path: Path) -> None:
     same(merged(opened(tmp_path, narrow), base), merged(opened(tmp_path, wide, "wide"), base))
     peft = {"q.lora_A.weight": draw(2, 4).to(dtype), "q.lora_B.weight": draw(3, 2).to(dtype)}
     folders = [
-        by_hand(tmp_path / "narrow", peft), by_hand(tmp_path / "wide", {k: v.float() for k, v in peft.items()})
-    ]  # fmt: skip
+        by_hand(tmp_path / "narrow", peft),
+        by_hand(tmp_path / "wide", {k: v.float() for k, v in peft.items()}),
+    ]
     save_file({"q.weight": draw(3, 4)}, tmp_path / "base.safetensors")
     for number, folder in enumerate(folders):
         spec = f"{tmp_path / 'base.safetensors'}+{folder}"
@@ -509,6 +510,6 @@ def test_factors_with_scales_of_8_bits_are_refused(tmp_path: Path) -> None:
     narrow |= {f"{FLAT}_to_q.lora_down.scale_weight": torch.ones(1)}
     save_file(narrow, tmp_path / "lora.safetensors")
     with pytest.raises(
-        RequestError, match="parts of quantised weights.* give the LoRA as it was before that"
+        RequestError, match=r"parts of quantised weights.* give the LoRA as it was before that"
     ):
         open_model("lora.safetensors", root=tmp_path)

@@ -11,7 +11,7 @@ from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
 from submerge.store.adapter._narrow import narrow_tensors, widened
-from submerge.store.adapter._untold import unmatched_patterns
+from submerge.store.adapter._untold import untold_fields
 from submerge.store.folder import (
     Fetched,
     HubId,
@@ -99,7 +99,7 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         memory=weights.memory,
         pending=choice.name in headers,
         tokenizer=Tokenizer.among(folder, files.copied, files.links),
-        left_out=(*_left_out(beside), *unmatched_patterns(config, parts)),
+        left_out=(*_left_out(beside), *untold_fields(config, parts)),
     )
 
 
