@@ -468,3 +468,48 @@ def test_a_model_that_is_prompted_is_no_adapter(tmp_path: Path) -> None:
     model = open_model(".", root=tmp_path)
     assert isinstance(model, Checkpoint)
     assert set(model.tensors) == set(names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_factors_of_8_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Without scales they are floats like any, and bfloat16 holds them all: values of each file and form."""
+    narrow = {name: tensor.to(dtype) for name, tensor in FORMS["kohya"][1].items()}
+    wide = {name: tensor.float() for name, tensor in narrow.items()}
+    base = {f"{BASE}.to_q.weight": draw(6, 8, seed=3)}
+    same(merged(opened(tmp_path, narrow), base), merged(opened(tmp_path, wide, "wide"), base))
+    peft = {"q.lora_A.weight": draw(2, 4).to(dtype), "q.lora_B.weight": draw(3, 2).to(dtype)}
+    folders = [
+        by_hand(tmp_path / "narrow", peft),
+        by_hand(tmp_path / "wide", {k: v.float() for k, v in peft.items()}),
+    ]
+    save_file({"q.weight": draw(3, 4)}, tmp_path / "base.safetensors")
+    for number, folder in enumerate(folders):
+        spec = f"{tmp_path / 'base.safetensors'}+{folder}"
+        recipe = {"merge_method": "passthrough", "models": [{"model": spec}]}
+        submerge.merge(recipe, tmp_path / f"out{number}", settings=ROOM)
+        recipe = {"merge_method": "cat", "models": [{"model": str(folder), "parameters": {"weight": 0.5}}]}
+        submerge.merge(recipe | {"output": {"as": "adapter"}}, tmp_path / f"sum{number}", settings=ROOM)
+    same(*(load_file(tmp_path / f"out{number}" / "model.safetensors") for number in (0, 1)))
+    same(*(_floats(tmp_path / f"sum{number}" / "adapter_model.safetensors") for number in (0, 1)))
+
+
+def _floats(path: Path) -> State:
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+def test_the_scale_in_the_header_counts_for_8_bits(tmp_path: Path) -> None:
+    """diffusers' configuration in the header is read, though the factors are not in the file as they are."""
+    narrow = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in FORMS["lora_A"][1].items()}
+    config = json.dumps({"unet.r": 2, "unet.lora_alpha": 6})
+    adapter = opened(tmp_path, narrow, lora_adapter_metadata=config)
+    assert set(adapter.scales.values()) == {3.0}
+
+
+def test_factors_with_scales_of_8_bits_are_refused(tmp_path: Path) -> None:
+    narrow = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in FORMS["kohya"][1].items()}
+    narrow |= {f"{FLAT}_to_q.lora_down.scale_weight": torch.ones(1)}
+    save_file(narrow, tmp_path / "lora.safetensors")
+    with pytest.raises(
+        RequestError, match=r"parts of quantised weights.* give the LoRA as it was before that"
+    ):
+        open_model("lora.safetensors", root=tmp_path)

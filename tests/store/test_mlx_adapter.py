@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -143,3 +145,77 @@ def test_without_its_configuration(tmp_path: Path) -> None:
     (write(tmp_path, factors(Q)) / "adapter_config.json").unlink()
     with pytest.raises(RequestError, match=r"no adapter_config.json says their scale"):
         open_model("adapters.safetensors", root=tmp_path)
+
+
+MLP = "model.layers.0.mlp"
+EXPERTS = {"gate_proj": (12, 8), "up_proj": (12, 8), "down_proj": (8, 12)}
+
+
+def stacked(head: str, *, flat: bool) -> State:
+    """Return factors of three experts: B [E, out, r] and A [E, r, in], or [E r, in] of earlier versions."""
+    tensors = {}
+    for seed, (leaf, (outputs, inputs)) in enumerate(EXPERTS.items()):
+        a = draw(3, 2, inputs, seed=seed)
+        tensors[f"{head}.switch_mlp.{leaf}.lora_a"] = a.reshape(6, inputs) if flat else a
+        tensors[f"{head}.switch_mlp.{leaf}.lora_b"] = draw(3, outputs, 2, seed=seed)
+    return tensors
+
+
+def updates(tensors: State) -> dict[str, torch.Tensor]:
+    """Return LoRASwitchLinear's updates [E, out, in]."""
+    found = {}
+    for key, b in tensors.items():
+        if key.endswith(".lora_b"):
+            a = tensors[key.replace("lora_b", "lora_a")].reshape(3, 2, -1)
+            found[key.split(".")[-2]] = 20.0 * b @ a
+    return found
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_stacked_experts(flat: bool, tmp_path: Path) -> None:
+    """Onto bases that keep experts apart, that pack them, and that call their maps as Mixtral does."""
+    mixtral = "model.layers.0.block_sparse_moe"
+    wanted = updates(stacked(MLP, flat=flat))
+    adapter = opened(write(tmp_path / "a", stacked(MLP, flat=flat)))
+    apart = {
+        f"{MLP}.experts.{e}.{leaf}.weight": torch.zeros(EXPERTS[leaf]) for leaf in EXPERTS for e in range(3)
+    }
+    packed = {
+        f"{MLP}.experts.gate_up_proj": torch.zeros(3, 24, 8),
+        f"{MLP}.experts.down_proj": torch.zeros(3, 8, 12),
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in (apart | packed).items()}
+    found = applied(apart, fit_adapter(adapter, {name: shapes[name] for name in apart}))
+    for leaf in EXPERTS:
+        own = torch.stack([found[f"{MLP}.experts.{e}.{leaf}.weight"] for e in range(3)])
+        torch.testing.assert_close(own, wanted[leaf])
+    found = applied(packed, fit_adapter(adapter, {name: shapes[name] for name in packed}))
+    both = torch.cat([wanted["gate_proj"], wanted["up_proj"]], 1)
+    torch.testing.assert_close(found[f"{MLP}.experts.gate_up_proj"], both)
+    torch.testing.assert_close(found[f"{MLP}.experts.down_proj"], wanted["down_proj"])
+    other = opened(write(tmp_path / "b", stacked(mixtral, flat=flat)))
+    assert {name.split(".")[-2] for name in other.parts} == {"w1", "w2", "w3"}
+    torch.testing.assert_close(
+        applied({name: torch.zeros(part.shape) for name, part in other.parts.items()}, other)[
+            f"{mixtral}.experts.2.w3.weight"
+        ],
+        wanted["up_proj"][2],
+    )
+
+
+def test_archives_of_numpy(tmp_path: Path) -> None:
+    """mlx-examples wrote adapters.npz, which is no pickle; as the message says it becomes one of MLX-LM."""
+    (tmp_path / "a").mkdir()
+    tensors = factors(Q, UP)
+    np.savez(tmp_path / "a" / "adapters.npz", **{name: tensor.numpy() for name, tensor in tensors.items()})
+    for spec in ("a/adapters.npz", "a"):
+        with pytest.raises(RequestError, match=r"(?s)NumPy.*safetensors\.numpy\.save_file.*lora_parameters"):
+            open_model(spec, root=tmp_path)
+    config = tmp_path / "a" / "adapter_config.json"
+    config.write_text('{"lora_parameters": {"scale": 20.0}}')
+    with pytest.raises(RequestError, match=r"NumPy.*safetensors\.numpy\.save_file"):
+        open_model("a", root=tmp_path)
+    arrays = dict(np.load(tmp_path / "a" / "adapters.npz"))
+    safetensors.numpy.save_file(arrays, tmp_path / "a" / "adapters.safetensors")
+    found = applied(base(), fit_adapter(opened(tmp_path / "a"), SHAPES))
+    torch.testing.assert_close(found[f"{UP}.weight"], fused(base(), tensors)[f"{UP}.weight"])

@@ -55,7 +55,11 @@ def lay_over(
         stored[name]: TensorEntry(stored[name], base.tensors[stored[name]].dtype, shape, None, 0, 0)
         for name, shape in fitted.unfit.items()
     }
-    memory = {name: adapter.memory[part.entry.name] for name, part in new.items() if adapter.memory}
+    memory = {
+        name: adapter.memory[part.entry.name]
+        for name, part in new.items()
+        if part.entry.name in adapter.memory
+    }
     entries = {name: replace(part.entry, name=name) for name, part in new.items()}
     entries |= {name: entry for name, (entry, _) in tables.items()}
     return replace(

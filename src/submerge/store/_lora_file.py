@@ -201,7 +201,8 @@ def _file(model: Checkpoint) -> Path:
 def _configurations(model: Checkpoint) -> dict[str, dict[str, Any]]:
     """Return PEFT's configuration of each component, as far as diffusers wrote them into the header."""
     configs: dict[str, dict[str, Any]] = {}
-    for file in model.files if not (model.pending or model.memory) else ():
+    files = () if model.pending else (file for file in model.files if file.suffix == ".safetensors")
+    for file in files:
         text = read_header(file).metadata.get(_METADATA)
         if text is None:
             continue

@@ -3,13 +3,16 @@
 A linear map has `<module>.lora_a` [in, r] and `<module>.lora_b` [r, out], which are PEFT's A and B
 transposed, and with DoRA `<module>.m` [out]; an embedding [V, d] has [V, r] and [r, d]. The update is
 scale · (lora_a · lora_b)ᵀ, with `lora_parameters: {rank, scale}` of the configuration: the scale is not
-divided by the rank.
+divided by the rank. Stacked experts (`switch_mlp`) have lora_a [E, r, in], in earlier versions [E·r, in], and
+lora_b [E, out, r].
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from submerge.errors import Problem, RequestError, few
@@ -23,13 +26,15 @@ _A, _B, _MAGNITUDE = ".lora_a", ".lora_b", ".m"
 _EMBEDDINGS = frozenset(
     {"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embeddings"}
 )
+_STACKED = re.compile(r"(?P<head>.+)\.switch_mlp\.(?P<leaf>gate_proj|up_proj|down_proj)")
+_OF_MIXTRAL = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _FUSE = "fuse it with mlx_lm.fuse --dequantize, and give that model"
 
 
 def mlx_adapter(model: Checkpoint) -> Adapter | None:
     """Return the adapter of MLX-LM that a file opened as a checkpoint really is, or None for others.
 
-    Raises `RequestError` where its scale is not known, and for factors of packed experts.
+    Raises `RequestError` where its scale is not known, and for factors of experts that are called otherwise.
     """
     modules = [name.removesuffix(_A) for name in model.tensors if name.endswith(_A)]
     if not modules or not all(f"{module}{_B}" in model.tensors for module in modules):
@@ -95,6 +100,10 @@ def _parts(
         magnitude = tensors.get(f"{module}{_MAGNITUDE}")
         used.update([*keys, f"{module}{_MAGNITUDE}"])
         is_embedding = module.rpartition(".")[2] in _EMBEDDINGS
+        stacked = _STACKED.fullmatch(module)
+        if stacked and magnitude is None and _is_stack(left, right):
+            parts |= _experts(stacked, left, right, scale)
+            continue
         fault = _fault(left, right, magnitude, is_embedding)
         if fault:
             problems.append(Problem(f"the adapter of {module} {fault}", where, _FUSE))
@@ -110,6 +119,33 @@ def _parts(
     if others := [name for name in tensors if name not in used]:
         problems.append(Problem(f"holds tensors beside factors ({few(others)})", where, _FUSE))
     return parts
+
+
+def _is_stack(left: TensorEntry, right: TensorEntry) -> bool:
+    """Return whether factors are of stacked experts: B [E, out, r], and A with E · r rows."""
+    if len(left.shape) != 3 or 0 in left.shape or left.file is None or right.file is None:
+        return False
+    experts, _, rank = left.shape
+    return right.shape[:-1] in ((experts, rank), (experts * rank,))
+
+
+def _experts(
+    stacked: re.Match[str], left: TensorEntry, right: TensorEntry, scale: float
+) -> Iterator[tuple[str, Part]]:
+    """Yield the update of each expert, by the name that it has where experts lie apart."""
+    leaf = stacked["leaf"]
+    leaf = _OF_MIXTRAL[leaf] if stacked["head"].endswith("block_sparse_moe") else leaf
+    experts, _, rank = left.shape
+    for number in range(experts):
+        b, a = _slice(left, number, left.shape[1:]), _slice(right, number, (rank, right.shape[-1]))
+        yield f"{stacked['head']}.experts.{number}.{leaf}.weight", LowRankPart(b, a, scale)
+
+
+def _slice(entry: TensorEntry, number: int, shape: tuple[int, ...]) -> TensorEntry:
+    """Return one of the equal parts of a tensor, which lie one after the other."""
+    nbytes = entry.nbytes * math.prod(shape) // entry.numel
+    offset = entry.offset + number * nbytes
+    return replace(entry, name=f"{entry.name}[{number}]", shape=shape, offset=offset, nbytes=nbytes)
 
 
 def _fault(

@@ -9,6 +9,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._weights import WeightReader
+from submerge.store.adapter import is_of_lora, narrow_factors, widened
 from submerge.store.folder import (
     PICKLE_SUFFIXES,
     Fetched,
@@ -31,6 +32,9 @@ from submerge.store.folder import (
 from submerge.store.format import read_json
 
 __all__ = ["open_checkpoint", "open_config", "open_tokenizer"]
+
+
+_BEFORE = "give the LoRA as it was before that, in float16, bfloat16 or float32"
 
 
 def open_checkpoint(
@@ -143,8 +147,17 @@ def _open_file(path: Path, label: str, allow_pickle: bool) -> Checkpoint:
 
 
 def _checked(weights: WeightReader, checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with its tensors in place, or raise everything that is wrong."""
-    weights.problems.extend(unmergeable_tensors(weights.tensors.values(), checkpoint.path))
+    """Return the checkpoint with its tensors in place, or raise everything that is wrong.
+
+    Factors of LoRA in 8 bits are widened: a LoRA file is opened as a checkpoint, too.
+    """
+    if factors := narrow_factors(weights.tensors):
+        pending = checkpoint.pending
+        weights.tensors, weights.memory = widened(weights.tensors, factors, weights.memory, pending=pending)
+    problems = unmergeable_tensors(weights.tensors.values(), checkpoint.path)
+    if any(map(is_of_lora, weights.tensors)):
+        problems = [replace(problem, hint=_BEFORE) for problem in problems]
+    weights.problems.extend(problems)
     if not weights.tensors and not weights.problems:
         weights.problems.append(Problem("holds no tensors", str(checkpoint.path), "give the right file"))
     if weights.problems:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, few
 from submerge.store.folder import PICKLE_SUFFIXES, HoldsAdapterError, read_index
-from submerge.store.format import TensorEntry, load_pickled, memory_entry, read_header
+from submerge.store.format import InMemory, TensorEntry, load_pickled, memory_entry, read_header
 
 __all__ = ["WeightReader"]
 
@@ -27,7 +26,7 @@ class WeightReader:
 
     tensors: dict[str, TensorEntry] = field(default_factory=dict)
     shards: dict[str, str] = field(default_factory=dict)
-    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    memory: dict[str, InMemory] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     headers: Mapping[Path, Mapping[str, TensorEntry]] = field(default_factory=dict)
 

@@ -88,8 +88,30 @@ def test_patterns(tmp_path: Path, pattern: str, module: str, matches: bool) -> N
 
 
 @pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"exclude_modules": ["q"]}, "exclude_modules in its configuration leaves out layers.1.q"),
+        ({"exclude_modules": r".*\.q"}, "exclude_modules in its configuration leaves out layers.1.q"),
+        ({"layers_to_transform": [0]}, "layers_to_transform in its configuration leaves out layers.1.q"),
+        ({"layers_to_transform": 0}, "layers_to_transform in its configuration leaves out layers.1.q"),
+        ({"lora_bias": True}, "the file holds no bias of B"),
+        ({"trainable_token_indices": [1]}, "names rows that the file does not hold"),
+        ({"newest": 3}, "sets newest, of which it is not known what it does"),
+        ({"exclude_modules": ["k"], "layers_to_transform": [1], "newest": None, "lorap_emb_lr": 1e-6}, ""),
+    ],
+)
+def test_fields_that_the_file_does_not_bear_out(tmp_path: Path, config: dict[str, Any], told: str) -> None:
+    factors = {f"q.lora_{side}.weight": torch.ones(()) for side in "AB"}  # none of this module
+    factors |= {"layers.1.q.lora_A.weight": torch.ones(2, 4), "layers.1.q.lora_B.weight": torch.ones(3, 2)}
+    left_out = open_adapter(str(by_hand(tmp_path, factors, **config))).left_out
+    assert [told in text for text in left_out] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
     ("config", "expected"),
     [
+        ({"peft_type": ["LORA"]}, "is a ['LORA'] adapter, which is not read"),
+        ({"peft_type": "lora"}, "write its peft_type as PEFT does: LORA"),
         ({"peft_type": "RANDLORA"}, "is a RANDLORA adapter, which is not read — merge it with PEFT"),
         ({"peft_type": "BONE"}, "merge it with the version of PEFT that it was trained with"),
         ({"peft_type": "PREFIX_TUNING"}, "no plain update of the weights: leave it out"),

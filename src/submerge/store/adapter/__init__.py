@@ -8,7 +8,8 @@ from submerge.store.adapter._config import ADAPTER_CONFIG, AdapterConfig, adapte
 from submerge.store.adapter._dense_updates import dense_updates
 from submerge.store.adapter._fit import fit_adapter
 from submerge.store.adapter._layout import LoraKeys
-from submerge.store.adapter._lora_names import LoraNames, component_of, lora_names
+from submerge.store.adapter._lora_names import LoraNames, component_of, is_of_lora, lora_names
+from submerge.store.adapter._narrow import narrow_factors, widened
 from submerge.store.adapter._open_adapter import is_adapter, open_adapter
 from submerge.store.adapter._parts import (
     Add,
@@ -54,11 +55,14 @@ __all__ = [
     "dense_updates",
     "fit_adapter",
     "is_adapter",
+    "is_of_lora",
     "is_of_pipeline",
     "is_relative",
     "lora_names",
+    "narrow_factors",
     "open_adapter",
     "saved_table",
     "task_type_of",
+    "widened",
     "write_values",
 ]

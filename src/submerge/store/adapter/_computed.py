@@ -111,7 +111,8 @@ class Spectrum(SizedUpdate):
         places = torch.randperm(outputs * inputs, generator=draw)[: values.numel()]
         spectrum = torch.zeros(outputs * inputs, dtype=values.dtype)
         spectrum[places] = values.flatten()
-        return torch.fft.ifft2(spectrum.view(outputs, inputs)).real * self.scale
+        update: torch.Tensor = torch.fft.ifft2(spectrum.view(outputs, inputs)).real
+        return update * self.scale
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 from submerge.store.adapter._kinds import KINDS, LORA, AdapterKind
-from submerge.store.adapter._unsupported import refusals, remarks, way_on
+from submerge.store.adapter._unsupported import refusals, remarks, unknown_fields, way_on
 from submerge.store.format import read_json
 
 __all__ = ["ADAPTER_CONFIG", "AdapterConfig", "adapter_config", "matches", "read_adapter_config"]
@@ -37,6 +37,7 @@ class AdapterConfig:
     parameters: tuple[str, ...]
     tokens: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
     settings: Mapping[str, bool | int | float] = field(default_factory=dict)
 
     def rank_of(self, module: str) -> int:
@@ -70,9 +71,11 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     """Return a folder's `adapter_config.json`; raise `RequestError` with all that cannot be honoured."""
     raw = read_json(path)
     name = raw.get("peft_type")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         what = f"is a {name} adapter, which is not read" if name else "names no peft_type"
-        raise RequestError(Problem(what, str(path), way_on(str(name))))
+        known = str(name).upper() in KINDS
+        hint = f"write its peft_type as PEFT does: {str(name).upper()}" if known else way_on(str(name))
+        raise RequestError(Problem(what, str(path), hint))
     return adapter_config(raw, str(path), KINDS[name])
 
 
@@ -103,6 +106,7 @@ def adapter_config(raw: Mapping[str, Any], where: str, kind: AdapterKind = LORA)
         parameters=read.names("target_parameters"),
         tokens=read.tokens(tokens),
         notes=remarks(raw, kind),
+        unknown=unknown_fields(raw, kind),
         settings={name: read.setting(name, default) for name, default in kind.settings.items()},
     )
     if problems:

@@ -18,7 +18,8 @@ _READ = frozenset({
 })  # fmt: skip
 _LORA_INERT = frozenset({
     "corda_config", "enable_lora", "ensure_weight_tying", "eva_config", "loftq_config", "lora_dropout",
-    "lora_ga_config", "megatron_core", "merge_weights", "qalora_group_size",
+    "lora_dtype", "lora_ga_config", "lorap_emb_lr", "lorap_lr_ratio", "megatron_core", "merge_weights",
+    "qalora_group_size",
 })  # fmt: skip
 _LORA_READ = frozenset({
     "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_bias", "r", "rank_pattern",

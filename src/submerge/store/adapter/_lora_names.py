@@ -19,7 +19,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._parts import Form
 from submerge.store.adapter._unsupported import NO_UPDATE
 
-__all__ = ["LoraNames", "component_of", "lora_names"]
+__all__ = ["LoraNames", "component_of", "is_of_lora", "lora_names"]
 
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<letter>[AB])(?:\.default)?|(?:lora_|lora\.|lora_linear_layer\.)(?P<way>down|up))"
@@ -100,6 +100,11 @@ class LoraNames:
     norms: dict[str, str] = field(default_factory=dict)
     dense: dict[str, dict[str, str]] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+
+
+def is_of_lora(name: str) -> bool:
+    """Return whether a tensor is of an adapter, by its name alone."""
+    return bool(_LIKE.search(name)) or name.endswith(".alpha")
 
 
 def lora_names(

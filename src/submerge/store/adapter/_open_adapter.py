@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
-from submerge.store.adapter._untold import unmatched_patterns
+from submerge.store.adapter._narrow import narrow_tensors, widened
+from submerge.store.adapter._untold import untold_fields
 from submerge.store.folder import (
     Fetched,
     HubId,
@@ -25,7 +25,7 @@ from submerge.store.folder import (
     weights_beside,
     with_sibling,
 )
-from submerge.store.format import TensorEntry, load_pickled, memory_entry, read_header
+from submerge.store.format import InMemory, TensorEntry, load_pickled, memory_entry, read_header
 
 __all__ = ["is_adapter", "open_adapter"]
 
@@ -99,7 +99,7 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         memory=weights.memory,
         pending=choice.name in headers,
         tokenizer=Tokenizer.among(folder, files.copied, files.links),
-        left_out=(*_left_out(beside), *unmatched_patterns(config, parts)),
+        left_out=(*_left_out(beside), *untold_fields(config, parts)),
     )
 
 
@@ -120,15 +120,19 @@ class _AdapterTensors:
     """The tensors of an adapter's file, by its keys, and their values where they had to be read."""
 
     entries: Mapping[str, TensorEntry]
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, InMemory] = field(default_factory=dict)
 
 
 def _read_weights(
     folder: Path, choice: WeightFiles, headers: Mapping[str, Mapping[str, TensorEntry]]
 ) -> _AdapterTensors:
-    if choice.name in headers:
-        return _AdapterTensors(headers[choice.name])
-    if not choice.pickled:
-        return _AdapterTensors(read_header(folder / choice.name).entries)
-    tensors = load_pickled(folder / choice.name)
-    return _AdapterTensors({name: memory_entry(name, tensor) for name, tensor in tensors.items()}, tensors)
+    memory: Mapping[str, InMemory] = {}
+    pending = choice.name in headers
+    if pending:
+        entries = headers[choice.name]
+    elif choice.pickled:
+        tensors = load_pickled(folder / choice.name)
+        memory, entries = tensors, {name: memory_entry(name, tensor) for name, tensor in tensors.items()}
+    else:
+        entries = read_header(folder / choice.name).entries
+    return _AdapterTensors(*widened(entries, narrow_tensors(entries), memory, pending=pending))

@@ -143,7 +143,7 @@ class Rotations(Transformed):
         turned = turned if self.of_embedding else turned.mT
 
         def new_rows(rows: torch.Tensor, top: int) -> torch.Tensor:
-            blocks = rows.unflatten(1, (-1, self.block))
+            blocks = rows.reshape(len(rows), -1, self.block)
             own = turned.to(rows).expand(blocks.shape[1], -1, -1)
             return torch.einsum("krc,rcd->krd", blocks, own).flatten(1)
 
@@ -159,14 +159,27 @@ class Rotations(Transformed):
         rows, columns = torch.triu_indices(size, size, 1)
         skew[:, rows, columns] = values
         skew = skew - skew.mT
-        one = torch.eye(size, dtype=values.dtype).expand_as(skew)
-        if self.terms is None:
-            return torch.linalg.solve(one + skew, one - skew, left=False)
-        if self.terms < 3:
-            return one + 2 * skew if self.terms == 2 else one
-        last = max(3, self.terms - 1)  # I + 2 Q + 2 Q² + … + Qⁿ, as PEFT has it from 0.18 on
-        series = [2 * torch.linalg.matrix_power(skew, k) for k in range(1, last)]
-        return one + torch.stack(series).sum(0) + torch.linalg.matrix_power(skew, last)
+        return _cayley(skew) if self.terms is None else _series(skew, self.terms)
+
+
+def _cayley(skew: torch.Tensor) -> torch.Tensor:
+    """Return the rotations (I − Q)(I + Q)⁻¹ of skew-symmetric matrices [.., b, b]."""
+    one = torch.eye(skew.shape[-1], dtype=skew.dtype).expand_as(skew)
+    rotations: torch.Tensor = torch.linalg.solve(one + skew, one - skew, left=False)
+    return rotations
+
+
+def _series(skew: torch.Tensor, terms: int) -> torch.Tensor:
+    """Return I + 2 Q + 2 Q² + … + Qⁿ, by which PEFT approximates rotations from version 0.18 on."""
+    result = torch.eye(skew.shape[-1], dtype=skew.dtype).expand_as(skew)
+    if terms < 3:
+        return result + 2 * skew if terms == 2 else result
+    last = max(3, terms - 1)
+    power = result
+    for exponent in range(1, last + 1):
+        power = power @ skew
+        result = result + (1 if exponent == last else 2) * power
+    return result
 
 
 @dataclass(frozen=True)
@@ -188,18 +201,16 @@ class Butterfly(Transformed):
         return even and n == blocks * size and m == self.scales.numel
 
     def row_map(self, read: Read) -> RowMap:
-        skew = read(self.entry).double()
-        skew = (skew - skew.mT) / 2
-        one = torch.eye(skew.shape[-1], dtype=skew.dtype).expand_as(skew)
-        rotations = torch.linalg.solve(one + skew, one - skew, left=False)
+        blocks = read(self.entry).double()
+        rotations = _cayley((blocks - blocks.mT) / 2)
         scales = read(self.scales).flatten()
 
         def new_rows(rows: torch.Tensor, top: int) -> torch.Tensor:
             new = rows
-            for number, blocks in enumerate(rotations):
-                order = _butterfly_order(rows.shape[1], len(blocks), number)
-                moved = new[:, order.argsort()].unflatten(1, blocks.shape[:2])
-                new = torch.einsum("krd,rcd->krc", moved, blocks.to(rows)).flatten(1)[:, order]
+            for number, own in enumerate(rotations):
+                order = _butterfly_order(rows.shape[1], len(own), number)
+                moved = new[:, order.argsort()].reshape(len(rows), *own.shape[:2])
+                new = torch.einsum("krd,rcd->krc", moved, own.to(rows)).flatten(1)[:, order]
             return new * scales[top : top + len(rows)].to(rows).unsqueeze(1)
 
         return new_rows

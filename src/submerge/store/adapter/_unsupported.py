@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from submerge.errors import Problem, few
+from submerge.errors import Problem
 from submerge.store.adapter._kinds import LORA, AdapterKind
 
-__all__ = ["MERGE_FIRST", "NO_UPDATE", "refusals", "remarks", "way_on"]
+__all__ = ["MERGE_FIRST", "NO_UPDATE", "refusals", "remarks", "unknown_fields", "way_on"]
 
 MERGE_FIRST = "merge it with PEFT (merge_and_unload) and give the checkpoint, or leave it out"
 NO_UPDATE = "the adapter is no plain update of the weights: leave it out"
@@ -80,7 +80,7 @@ def _init_problems(init: Any, where: str) -> list[Problem]:
 
 
 def remarks(raw: Mapping[str, Any], kind: AdapterKind = LORA) -> tuple[str, ...]:
-    """Return what a configuration asks for beyond plain LoRA, in words."""
+    """Return what a configuration asks for beyond plain LoRA, in words: a variant, or another kind."""
     init = raw.get("init_lora_weights", True)
     notes = [
         text
@@ -93,8 +93,12 @@ def remarks(raw: Mapping[str, Any], kind: AdapterKind = LORA) -> tuple[str, ...]
         notes.append("VeLoRA, which changes the training only")
     if raw.get("ensure_weight_tying"):
         notes.append("trained with tied weights")
-    known = kind.known | set(_REFUSED)
-    strange = sorted(key for key in raw if key not in known and raw[key])
-    if strange:
-        notes.append(f"fields that are not known and were ignored: {few(strange)}")
+    if kind is not LORA:
+        notes.insert(0, kind.name)
     return tuple(notes)
+
+
+def unknown_fields(raw: Mapping[str, Any], kind: AdapterKind) -> tuple[str, ...]:
+    """Return the fields that are set, and of which it is not known what they do."""
+    known = kind.known | set(_REFUSED)
+    return tuple(sorted(key for key in raw if key not in known and raw[key]))

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from submerge.errors import Problem, RequestError, few
+from submerge.store.format import NPZ_HINT
 
 __all__ = [
     "MLX_ADAPTERS",
@@ -111,7 +112,9 @@ def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = F
             raise RequestError(pickle_refusal(f"{where}: adapter_model.bin"))
         return WeightFiles("adapter_model.bin", pickled=True)
     what = "holds an adapter_config.json, but no adapter_model.safetensors"
-    if other := [*weights_beside(names), *sorted(name for name in names if name.endswith(".npz"))]:
+    if archives := sorted(name for name in names if name.endswith(".npz")):
+        raise RequestError(Problem(f"{what}: {few(archives)} is an archive of NumPy arrays", where, NPZ_HINT))
+    if other := weights_beside(names):
         what = f"{what}: {few(other)} is of another program than PEFT"
         raise RequestError(Problem(what, where, "convert the adapter to PEFT's form with that program"))
     raise RequestError(Problem(what, where, "copy or download the missing file"))
@@ -205,11 +208,13 @@ def _nothing(names: list[str], where: str, subfolders: Collection[str]) -> Probl
         ((".gguf", ".ggml"), "GGUF"),
         ((".h5", ".msgpack", ".h5.index.json", ".msgpack.index.json"), "TensorFlow or Flax"),
         ((".onnx", ".onnx_data"), "ONNX"),
+        ((".npz",), "NumPy"),
     ):
         of_kind = [name for name in names if name.endswith(suffixes)]
         if of_kind:
             what = f"holds only {kind} weights ({few(of_kind)})"
-            return Problem(what, where, "Submerge reads safetensors: give the original checkpoint")
+            hint = "Submerge reads safetensors: give the original checkpoint"
+            return Problem(what, where, NPZ_HINT if kind == "NumPy" else hint)
     if subfolders:
         what = f"holds no weights itself, but its subfolders do ({few(sorted(subfolders), 6)})"
         return Problem(what, where, "name one of the subfolders")

@@ -8,6 +8,7 @@ from submerge.store.format._dtypes import DTYPES, DType, dtype_named
 from submerge.store.format._file_table import FileTable, file_identity
 from submerge.store.format._header import Header, TensorEntry, read_header
 from submerge.store.format._header_bytes import TensorSpec, encode_header
+from submerge.store.format._header_json import NPZ_HINT
 from submerge.store.format._journal import JOURNAL, Journal
 from submerge.store.format._json import read_json, strict_json
 from submerge.store.format._pickles import load_pickled, memory_entry
@@ -23,6 +24,7 @@ __all__ = [
     "DIGEST",
     "DTYPES",
     "JOURNAL",
+    "NPZ_HINT",
     "UNFINISHED",
     "BankParts",
     "BankTensor",

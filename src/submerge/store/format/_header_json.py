@@ -13,10 +13,16 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.store.format._json import strict_json
 
-__all__ = ["AGAIN", "HeaderJson", "read_header_json", "short"]
+__all__ = ["AGAIN", "NPZ_HINT", "HeaderJson", "read_header_json", "short"]
 
 MAX_BYTES = 100_000_000  # the library's own limit
 AGAIN = "the file is damaged: copy or download it again"
+NPZ_HINT = (
+    "convert it: safetensors.numpy.save_file(dict(numpy.load(path)), 'adapters.safetensors'); adapters of "
+    'mlx-examples then need an adapter_config.json beside it, {"lora_parameters": {"scale": …}}, with the '
+    "scale that was trained with (20 in mlx-examples, another in its first versions)"
+)
+"""What to do with an archive of NumPy's, as MLX wrote adapters and models before safetensors."""
 _SIGNATURES = (
     (b"GGUF", "is a GGUF file", "Submerge reads safetensors: give the unquantised original checkpoint"),
     (
@@ -89,6 +95,8 @@ def _json_bytes(path: Path) -> tuple[bytes, int]:
 
 def _json_length(path: Path, beginning: bytes, size: int) -> int:
     """Return how many bytes of JSON a file declares, by its first bytes and its size."""
+    if beginning.startswith(b"PK\x03\x04") and path.suffix == ".npz":
+        raise _refusal(path, "is an archive of NumPy arrays", NPZ_HINT)
     for signature, what, hint in _SIGNATURES:
         if beginning.startswith(signature):
             raise _refusal(path, what, hint)
