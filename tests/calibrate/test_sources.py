@@ -78,6 +78,22 @@ def test_batches_of_tensors_are_taken_as_they_are() -> None:
     assert inputs_of(batches)[0] is batches[0]
 
 
+def test_labels_of_batches_are_not_given_to_the_model() -> None:
+    """An encoder-decoder would make the inputs of its decoder of them."""
+    ids = torch.zeros(1, 2)
+    for name in ("labels", "label", "label_ids"):
+        (batch,) = inputs_of([{"input_ids": ids, name: torch.zeros(1)}])
+        assert list(batch) == ["input_ids"]
+
+
+@pytest.mark.parametrize(("package", "frame"), [("pandas", "DataFrame"), ("polars", "DataFrame")])
+def test_tables_go_by_rows(package: str, frame: str) -> None:
+    """What they give themselves is their columns, whose names would be read as texts."""
+    table = getattr(pytest.importorskip(package), frame)({"text": ["a", "b"], "label": [0, 1]})
+    (batch,) = inputs_of(table, word_tokenizer())
+    assert batch["input_ids"].tolist() == [ids("<s> a"), ids("<s> b")]
+
+
 def test_rows_may_be_chats() -> None:
     (batch,) = inputs_of([{"messages": [{"role": "user", "content": "a"}]}], word_tokenizer())
     assert batch["input_ids"].tolist() == [ids("<s> USER : a ASSISTANT :")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os.path
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -10,13 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
+from submerge.calibrate._images import EncodedImage, HeldImage, is_pillow
 from submerge.calibrate._item import KINDS, ImageFile, Item
 from submerge.calibrate._messages import read_messages
-from submerge.calibrate._rows import Row, Rows, folder_rows, read_rows
+from submerge.calibrate._rows import IMAGES, Row, Rows, folder_rows, read_rows
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import COLUMNS, DataSource, DataSpec, data_spec
 
 __all__ = ["check_one_kind", "items_of", "read_items"]
+
+_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("query", "passage"),
+)
+"""Columns of published data sets whose texts are read as pairs, as hints name them."""
+_UNREAD = ("audio", "audios", "sound", "video", "videos")
+"""Columns without which a text beside them is not what the model is asked."""
 
 
 def read_items(source: DataSource) -> list[Item]:
@@ -30,8 +45,9 @@ def read_items(source: DataSource) -> list[Item]:
       → those of the data, which are then the only ones that are read) and `limit` (how many rows are read).
 
     Columns are `text` (or `prompt`), `text_pair`, `image` (or `images`; paths that start at the file's
-    folder), `messages` (or `conversations`) and `task`. All items are of one kind. Texts and paths are held,
-    images are not. Raises `RequestError` with the line that is wrong.
+    folder, or `data:image/…` in base64), `messages` (or `conversations`), with `system` and `tools` beside
+    them, and `task`. All items are of one kind. Texts and paths are held, images are not. Raises
+    `RequestError` with the line that is wrong.
 
     Examples:
         >>> from pathlib import Path
@@ -89,16 +105,22 @@ def _check_columns(row: Any, columns: Mapping[str, str], where: str) -> None:
 
 
 def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> Item:
+    row = {"text": row} if isinstance(row, str) else row
     if not isinstance(row, Mapping):
         raise RequestError(Problem("has no text and no image", where, f"columns are {', '.join(COLUMNS)}"))
     values = {ours: next((row[n] for n in own if _is_given(row.get(n))), None) for ours, own in names.items()}
+    if names is COLUMNS:
+        _check_all_read(row, where)
+        values["image"] = values["image"] or _listed_image(row)
     images = _images(values.get("image"), root, where)
     # a "prompt" may itself be a chat
     chat = values.get("messages") or (values["text"] if _is_chat(values.get("text")) else None)
     task = _text(values.get("task"), where)
     if chat:
+        chat = _with_system(chat, _text(values.get("system"), where))
         messages = read_messages(chat, images, where, resolve=lambda image: _image(image, root, where))
-        return Item(task=task, messages=tuple(messages), where=where)
+        tools = _tools(values.get("tools"), where)
+        return Item(task=task, messages=tuple(messages), tools=tools, where=where)
     text, pair = (_text(values.get(key), where) for key in ("text", "text_pair"))
     if not text and not images:
         raise RequestError(Problem("has no text and no image", where, _columns_hint(row, names)))
@@ -109,6 +131,45 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
         raise RequestError(Problem("has several images and no text", where, "make a row of each image"))
     image = images[0] if len(images) == 1 else tuple(images) or None
     return Item(text, pair, image, task, where=where)
+
+
+def _check_all_read(row: Mapping[str, Any], where: str) -> None:
+    """Raise `RequestError` where a row has a sound or a video, whose text alone would be another input."""
+    for name in _UNREAD:
+        value = row.get(name)
+        if value and not isinstance(value, (bool, int, float)):
+            hint = "encode it as batches of tensors in Python, or name what is read with columns: {…}"
+            raise RequestError(Problem(f"has {name}, which is not read", where, hint))
+
+
+def _listed_image(row: Mapping[str, Any]) -> Any:
+    """Return the image of a row of `metadata.csv` or `metadata.jsonl`, as `datasets` has image folders."""
+    name = row.get("file_name")
+    return name if isinstance(name, str) and name.lower().endswith(IMAGES) else None
+
+
+def _with_system(chat: Any, system: str) -> Any:
+    """Return a chat with the message of the system that stands beside it, unless it begins with one."""
+    if not system or not _is_chat(chat):
+        return chat
+    first = chat[0] if chat else {}
+    given = "system" in (first.get("role"), first.get("from"))
+    return chat if given else [{"role": "system", "content": system}, *chat]
+
+
+def _tools(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+    """Return what a chat may call: a list of objects, or it as JSON, as TRL and LLaMA-Factory have it."""
+    try:
+        tools = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise RequestError(Problem(f"its tools are no JSON ({error})", where, "write a list")) from error
+    if tools is None:
+        return ()
+    if not _is_chat(tools):
+        raise RequestError(
+            Problem("its tools are no list of objects", where, 'write [{"type": "function", …}]')
+        )
+    return tuple(tools)
 
 
 def _is_chat(value: Any) -> bool:
@@ -125,10 +186,25 @@ def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) 
     if empty := [name for key in ("text", "image", "messages") for name in names.get(key, ()) if name in row]:
         return f"{empty[0]} is empty: fill it, or leave the row out"
     known = {name for own in names.values() for name in own}
-    other = next((name for name, value in row.items() if name not in known and isinstance(value, str)), None)
-    if other is None:
-        return f"columns are {', '.join(COLUMNS)}"
-    return f"columns are {few(row, 20)}; name one with columns: {{text: {other}}}"
+    others = {name: value for name, value in row.items() if name not in known and value}
+    if not (mapped := _suggested(others)):
+        return f"columns are {', '.join(COLUMNS)}; there are {few(row, 20) or 'none'}"
+    hint = f"columns are {few(row, 20)}; name one with columns: {{{mapped}}}"
+    if "instruction" in others and others.get("input"):
+        hint += ", and write what is in input into the same text"
+    return hint
+
+
+def _suggested(row: Mapping[str, Any]) -> str:
+    """Return which of a row's columns is likely to be what, as a recipe writes it; empty if none is."""
+    if pair := next((pair for pair in _PAIRS if all(isinstance(row.get(name), str) for name in pair)), None):
+        return f"text: {pair[0]}, text_pair: {pair[1]}"
+    for name, value in row.items():
+        if isinstance(value, str):
+            return f"{'image' if value.lower().endswith(IMAGES) else 'text'}: {name}"
+        if isinstance(value, list) and _is_chat(value) and ({"role", "from"} & value[0].keys()):
+            return f"messages: {name}"
+    return ""
 
 
 def _text(value: Any, where: str) -> str:
@@ -146,13 +222,20 @@ def _images(value: Any, root: Path, where: str) -> list[ImageFile]:
 
 
 def _image(value: Any, root: Path, where: str) -> ImageFile:
-    if isinstance(value, StoredImage):
+    if isinstance(value, StoredImage) or is_pillow(value):
         return value
-    image = root / str(value)
+    if isinstance(value, Mapping):  # as `datasets` has images that it does not decode
+        value = value.get("bytes") or value.get("path") or dict(value)
+    if isinstance(value, (bytes, bytearray)):
+        return HeldImage(bytes(value))
+    text = str(value).removeprefix("file://")
+    if text.startswith("data:image/"):
+        return EncodedImage(text)
+    image = root / text
     if not os.path.isfile(image):  # False where a name is too long for a path, as one with the bytes in it is
         what = f"there is no image {str(image)[:200]}"
         hint = "paths start at the file's folder"
-        if str(value).startswith(("http:", "https:", "data:")):
-            what, hint = f"an image is {str(value)[:60]}, and not a path", "save it, and give its path"
+        if text.startswith(("http:", "https:", "data:")):
+            what, hint = f"an image is {text[:60]}, and not a path", "save it, and give its path"
         raise RequestError(Problem(what, where, hint))
     return image

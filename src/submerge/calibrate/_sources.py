@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _MODEL_INPUTS = frozenset({"input_ids", "inputs_embeds", "pixel_values", "input_features"})
+_ANSWERS = frozenset({"labels", "label", "label_ids"})
+"""What collators put beside a model's inputs: of it an encoder-decoder would make its decoder's inputs."""
 HELD = 1 << 31
 """Bytes of encoded inputs that are held where there are several passes, of all tasks together."""
 Inputs: TypeAlias = Sequence[ModelInputs]
@@ -160,10 +162,11 @@ def _batches(
     if isinstance(source, (str, Path, Mapping)):
         items = read_items(source)
     else:
-        values: list[Any] = list(source) if isinstance(source, Iterable) else [source]
+        values = _listed(source)
         if not values:
             raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
         if all(map(is_batch, values)):
+            values = list(map(_without_answers, values))
             return spaced_rows(values, samples) if samples is not None else values
         items = [_item(value, where, number) for number, value in enumerate(values, 1)]
         check_one_kind(items, where)
@@ -172,6 +175,21 @@ def _batches(
     items = spaced(items, samples)
     warn_of_unknown(items, processor, where)
     return EncodedItems(items, processor, *encoding)
+
+
+def _listed(source: Any) -> list[Any]:
+    """Return what is in a source; of a table of pandas or polars, which goes by columns, the rows."""
+    for rows, more in (("to_dicts", ()), ("to_dict", ("records",))):
+        if hasattr(source, "columns") and callable(found := getattr(source, rows, None)):
+            return list(found(*more))
+    return list(source) if isinstance(source, Iterable) else [source]
+
+
+def _without_answers(batch: ModelInputs) -> ModelInputs:
+    """Return a batch without the labels that a collator put there; the same where there are none."""
+    if not _ANSWERS & batch.keys():
+        return batch
+    return {name: value for name, value in batch.items() if name not in _ANSWERS}
 
 
 def holding(inputs: Inputs, room: int = HELD) -> Inputs:

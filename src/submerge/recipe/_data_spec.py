@@ -32,6 +32,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "image": ("image", "images"),
         "messages": ("messages", "conversations"),
         "task": ("task",),
+        "system": ("system",),
+        "tools": ("tools",),
     }
 )
 """What is read of a row, and the columns in which it is looked for."""
