@@ -176,9 +176,7 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
             hint = f"{beyond}: set max_length, or cut them"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
     if reading is not model and not watched.seen:
-        what = (
-            f"inputs of {', '.join(inputs)} run through a tower without any of the modules that are looked at"
-        )
+        what = f"inputs of {', '.join(inputs)} run through a tower without any of the modules to look at"
         hint = "give inputs of the other tower, or hooks that these inputs reach"
         raise RequestError(Problem(what, type(model).__name__, hint))
 
