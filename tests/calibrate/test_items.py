@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from submerge.calibrate import Item, open_image, read_items
@@ -252,6 +253,29 @@ def test_images_that_are_no_files_of_their_own(tmp_path: Path) -> None:
     (item,) = items_of([("x:1", {"image": "data:image/png;base64,AAAA"})], Path())
     with pytest.raises(RequestError, match=r"^x:1: the image data:image/png;base64,AA… cannot be read"):
         open_image(item.images[0], None, item.where)
+
+
+def test_arrays_are_images_where_it_is_known_how(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    array = np.zeros((2, 3, 3), np.uint8)
+    (item,) = items_of([("x:1", {"image": array})], Path())
+    assert open_image(item.images[0], None, "x:1").size == (3, 2)
+    for other in (array.astype(np.float32), np.zeros((3, 2, 5), np.uint8)):
+        with pytest.raises(
+            RequestError, match=r"^x:1: an image is an array \[\d, \d, \d\] of .* — give \[hei"
+        ):
+            items_of([("x:1", {"image": other})], Path())
+
+
+def test_a_folder_whose_list_has_texts_tells_that_they_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,b\n")
+    with pytest.warns(
+        UserWarning, match=r"the images are read, and not text of metadata.csv — name that file"
+    ):
+        assert read_items(tmp_path) == [Item(image=tmp_path / "a.png")]
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,0\n")
+    assert len(read_items(tmp_path)) == 1
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:

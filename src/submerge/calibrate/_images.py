@@ -17,6 +17,7 @@ __all__ = [
     "EncodedImage",
     "HeldImage",
     "ImageSource",
+    "image_of_array",
     "image_processor",
     "is_pillow",
     "open_image",
@@ -80,6 +81,21 @@ def is_pillow(value: Any) -> bool:
     return type(value).__module__.startswith("PIL.")
 
 
+def image_of_array(values: Any, where: str) -> Any:
+    """Return an array of NumPy [h, w] or [h, w, c] with values of 8 bits as an image of Pillow's.
+
+    Raises `RequestError` for others, of which neither the range nor the place of the channels is known.
+    """
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.dtype != np.uint8 or (array.ndim != 2 and array.shape[2:] not in ((3,), (4,))):
+        what = f"an image is an array {list(array.shape)} of {array.dtype}"
+        hint = "give [height, width, 3] of uint8, an image of Pillow, or batches of pixel_values"
+        raise RequestError(Problem(what, where, hint))
+    return required("PIL.Image", "images need").fromarray(array)
+
+
 def open_image(image: Any, processor: Any, where: str) -> Any:
     """Return an image, a path, an `ImageSource` or one of Pillow's, as its processor takes it.
 
@@ -90,7 +106,7 @@ def open_image(image: Any, processor: Any, where: str) -> Any:
         return prepare_image(image, processor, "given", where)
     with (
         _readable(str(image), where) as pil,
-        pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file,
+        pil.open(image if isinstance(image, (str, Path)) else io.BytesIO(image.read())) as file,
     ):
         return prepare_image(file, processor, str(image), where)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os.path
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from itertools import islice
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
-from submerge.calibrate._images import EncodedImage, HeldImage, is_pillow
+from submerge.calibrate._images import EncodedImage, HeldImage, image_of_array, is_pillow
 from submerge.calibrate._item import KINDS, ImageFile, Item
 from submerge.calibrate._messages import read_messages
 from submerge.calibrate._rows import IMAGES, Row, Rows, folder_rows, read_rows
@@ -38,7 +39,7 @@ def read_items(source: DataSource) -> list[Item]:
     """Return the items of a file, a folder, or a data set of the package `datasets`.
 
     * a file of rows, also with `.gz`: JSON lines (`.jsonl`), JSON (`.json`, an array of objects), a table
-      with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`;
+      with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`, `.arrow`;
     * a folder of images, sorted by their paths, or one that `datasets` saved (`save_to_disk`);
     * the name of a data set of the Hub, such as `nyu-mll/glue`, which `datasets` downloads;
     * a mapping with one of these as `path`, and perhaps `name` and `split` (of a data set), `columns` (ours
@@ -75,7 +76,24 @@ def _rows(spec: DataSpec, path: Path) -> Rows:
     if is_dataset(spec):
         return dataset_rows(spec)
     check_no_split(spec)
-    return folder_rows(path) if path.is_dir() else read_rows(path)
+    if not path.is_dir():
+        return read_rows(path)
+    _warn_of_texts(path)
+    return folder_rows(path)
+
+
+def _warn_of_texts(folder: Path) -> None:
+    """Warn where a folder of images has a list with texts or chats, which are not read of the folder."""
+    for file in (folder / f"metadata{ending}" for ending in (".csv", ".jsonl")):
+        try:
+            with closing(read_rows(file)) as rows:
+                row = next(rows, ("", {}))[1]
+        except RequestError:
+            continue
+        columns = (*COLUMNS["text"], *COLUMNS["messages"])
+        if isinstance(row, Mapping) and (texts := [name for name in columns if name in row]):
+            what = f"{folder}: the images are read, and not {few(texts)} of {file.name}"
+            warnings.warn(f"{what} — name that file to read both", UserWarning, stacklevel=2)
 
 
 def items_of(rows: Iterable[Row], root: Path, columns: Mapping[str, str] | None = None) -> list[Item]:
@@ -111,7 +129,7 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
     values = {ours: next((row[n] for n in own if _is_given(row.get(n))), None) for ours, own in names.items()}
     if names is COLUMNS:
         _check_all_read(row, where)
-        values["image"] = values["image"] or _listed_image(row)
+        values["image"] = _listed_image(row) if values["image"] is None else values["image"]
     images = _images(values.get("image"), root, where)
     # a "prompt" may itself be a chat
     chat = values.get("messages") or (values["text"] if _is_chat(values.get("text")) else None)
@@ -178,6 +196,8 @@ def _is_chat(value: Any) -> bool:
 
 def _is_given(value: Any) -> bool:
     """Return whether a cell has a value, as the number 0 is one; NaN stands for none in tables of numbers."""
+    if hasattr(value, "__array__"):  # an image, of which many numbers have no one truth
+        return True
     return value == value if isinstance(value, (int, float)) else bool(value)
 
 
@@ -224,6 +244,8 @@ def _images(value: Any, root: Path, where: str) -> list[ImageFile]:
 def _image(value: Any, root: Path, where: str) -> ImageFile:
     if isinstance(value, StoredImage) or is_pillow(value):
         return value
+    if hasattr(value, "__array__"):
+        return image_of_array(value, where)
     if isinstance(value, Mapping):  # as `datasets` has images that it does not decode
         value = value.get("bytes") or value.get("path") or dict(value)
     if isinstance(value, (bytes, bytearray)):

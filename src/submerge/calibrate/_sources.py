@@ -13,6 +13,7 @@ from torch import nn
 
 from submerge.calibrate._batches import EncodedItems
 from submerge.calibrate._collect import ModelInputs
+from submerge.calibrate._images import is_pillow
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._numbers import check_counts
@@ -159,6 +160,9 @@ def _batches(
     where = f"data of {name}"
     if is_batch(source):
         raise RequestError(Problem("is one batch, and not several", where, "write a list of it: [batch]"))
+    if isinstance(source, Mapping) and "path" not in source:
+        hint = "give one split of a DatasetDict, rows as a list, or {path: …}"
+        raise RequestError(Problem(f"is a mapping of {few(source, 5)}, and has no path", where, hint))
     if isinstance(source, (str, Path, Mapping)):
         items = read_items(source)
     else:
@@ -178,8 +182,8 @@ def _batches(
 
 
 def _listed(source: Any) -> list[Any]:
-    """Return what is in a source; of a table of pandas or polars, which goes by columns, the rows."""
-    for rows, more in (("to_dicts", ()), ("to_dict", ("records",))):
+    """Return what is in a source; the rows of a table of pandas, polars or pyarrow, which goes by columns."""
+    for rows, more in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
         if hasattr(source, "columns") and callable(found := getattr(source, rows, None)):
             return list(found(*more))
     return list(source) if isinstance(source, Iterable) else [source]
@@ -205,7 +209,8 @@ def is_batch(value: Any) -> bool:
 def _item(value: Any, where: str, number: int) -> Item:
     if isinstance(value, Item):
         return value
-    row = {"text": value} if isinstance(value, str) else value
+    row = {"image": value} if is_pillow(value) or isinstance(value, Path) else value
+    row = {"text": row} if isinstance(row, str) else row
     if isinstance(row, Mapping) and not is_batch(row) and not _MODEL_INPUTS.isdisjoint(row):
         what = f"holds {few(sorted(_MODEL_INPUTS.intersection(row)))}, and no tensors of torch"
         raise RequestError(Problem(what, f"{where}, item {number}", "make them: torch.as_tensor(…)"))
