@@ -150,11 +150,11 @@ def test_inputs_that_the_model_refuses_are_told() -> None:
         collect(model(), [{"attention_mask": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})
 
 
-def test_inputs_that_a_model_looks_for_in_vain_are_told() -> None:
-    """CLIP asks the images that it was not given for their shape."""
+def test_inputs_of_the_other_tower_are_told() -> None:
     clip = model("clip")
     reducers = {"vision_model.encoder.layers.1.self_attn.q_proj": Rows()}
-    with pytest.raises(RequestError, match=r"CLIPModel: it refuses inputs of input_ids, attention_mask"):
+    told = r"CLIPModel: inputs of input_ids, attention_mask run through a tower without any of the modules"
+    with pytest.raises(RequestError, match=told):
         collect(clip, [batch(0, size=1)], reducers)
 
 
@@ -256,9 +256,40 @@ def test_a_decoder_has_a_mask_of_its_own(kind: str, rows: dict[str, str]) -> Non
     assert len(found[last].rows[0]) == 12, "without a mask no token of the decoder is padding"
 
 
-def test_a_model_of_two_parts_needs_inputs_for_both() -> None:
+def t5(**config: Any) -> Any:
     t = quiet_transformers()
-    config = t.T5Config(d_model=16, vocab_size=64, num_layers=1, num_heads=2, d_kv=8, d_ff=24)
+    sizes = {"d_model": 16, "vocab_size": 64, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 24}
+    return t.T5Model(t.T5Config(**sizes, **config)).eval()
+
+
+def test_a_decoder_without_inputs_begins_as_generate_does() -> None:
+    """Labels are not looked at: the decoder has its first token alone, and no position is padding."""
+    names = [f"decoder.block.0.layer.{layer}" for layer in ("0.SelfAttention.q", "1.EncDecAttention.k")]
+    lm, one = t5(decoder_start_token_id=3), batch(0)
+    given, made = ({name: Rows() for name in names} for _ in range(2))
+    collect(lm, [one], made)
+    collect(lm, [{**one, "decoder_input_ids": torch.full((3, 1), 3)}], given)
+    assert [len(made[name].rows[0]) for name in names] == [3, int(one["attention_mask"].sum())]
+    for name in names:
+        assert torch.equal(made[name].rows[0], given[name].rows[0])
+
+
+def test_a_decoder_without_a_first_token_needs_inputs() -> None:
     name = "decoder.block.0.layer.0.SelfAttention.q"
     with pytest.raises(RequestError, match="give batches of tensors with decoder_input_ids, too"):
-        collect(t.T5Model(config).eval(), [batch(0)], {name: Rows()})
+        collect(t5(decoder_start_token_id=None), [batch(0)], {name: Rows()})
+
+
+@pytest.mark.parametrize(("kind", "tower"), [("texts", "text_model"), ("images", "vision_model")])
+def test_each_tower_of_clip_runs_alone(kind: str, tower: str) -> None:
+    """Also where hooks are in the other one, which such inputs do not reach."""
+    clip, both = model("clip"), inputs("clip")
+    names = ("pixel_values",) if kind == "images" else ("input_ids", "attention_mask")
+    own = {name: value for name, value in both.items() if name in names}
+    path = ".encoder.layers.0.self_attn.q_proj"
+    alone, together = ({f"{t}{path}": Rows() for t in ("text_model", "vision_model")} for _ in range(2))
+    collect(clip, [own], alone)
+    collect(clip, [both], together)
+    for name, rows in alone.items():
+        assert len(rows.rows) == name.startswith(tower)
+    assert torch.equal(alone[tower + path].rows[0], together[tower + path].rows[0])

@@ -61,6 +61,15 @@ def test_parquet(tmp_path: Path) -> None:
         read_items(path)
 
 
+def test_an_arrow_file_of_a_saved_folder(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict(COLUMNS).save_to_disk(tmp_path / "saved")
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    assert read_items({"path": path, **SOURCE}) == PAIRS
+    path.write_bytes(b"ARROW1")
+    with pytest.raises(RequestError, match=r"arrow: datasets cannot open it"):
+        read_items(path)
+
+
 def test_chats(tmp_path: Path) -> None:
     messages = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
     datasets.Dataset.from_dict({"prompt": ["a"], "messages": messages}).save_to_disk(tmp_path / "saved")

@@ -66,6 +66,28 @@ def test_a_length_of_the_tokenizer_s_own_tokens_alone_is_refused() -> None:
         assert encode([item], tokenizer, max_length=own + 1)["input_ids"].shape == (1, own + 1)
 
 
+def test_padding_is_on_the_right_whatever_the_side_of_the_tokenizer(pictures: list[Path]) -> None:
+    """A GPT-2 counts positions from the left, so that padding there would move those of the texts."""
+    tokenizer, processor = word_tokenizer(), llava_processor()
+    tokenizer.padding_side = processor.tokenizer.padding_side = "left"
+    for items, by in (
+        ([Item("a b c"), Item("d")], tokenizer),
+        ([Item(messages=chat("a b c")), Item(messages=chat("d"))], tokenizer),
+        ([Item("a b c", image=pictures[0]), Item("d", image=pictures[1])], processor),
+    ):
+        inputs = encode(items, by)
+        assert inputs["input_ids"][1, -2:].tolist() == [0, 0]
+        assert inputs["attention_mask"][1, -2:].tolist() == [0, 0]
+        alone = encode(items[1:], by)["input_ids"]
+        assert inputs["input_ids"][1, : alone.shape[1]].tolist() == alone[0].tolist()
+
+
+def test_a_prompt_that_was_rendered_does_not_begin_twice() -> None:
+    items = [Item("<s>USER : a"), Item("<s> b"), Item("c <s>")]
+    found = encode(items, word_tokenizer())["input_ids"].tolist()
+    assert [[n for n in row if n] for row in found] == [ids("<s> USER : a"), ids("<s> b"), ids("<s> c <s>")]
+
+
 # --- chats ------------------------------------------------------------------------------------------------
 
 
@@ -76,6 +98,15 @@ def test_chats_end_where_the_answer_begins() -> None:
     assert inputs["input_ids"].tolist() == [ids(rows[0]), ids(rows[1]) + [0] * 6]
     assert inputs["attention_mask"].sum(1).tolist() == [12, 6]
     assert encode(items, word_tokenizer(), max_length=5)["input_ids"].shape == (2, 5)
+
+
+def test_a_template_gets_the_tools_of_a_chat() -> None:
+    template = "{% for t in tools or [] %}{{ t['name'] }} {% endfor %}" + CHAT
+    item = Item(messages=chat("a"), tools=({"name": "b"},))
+    assert encode([item], word_tokenizer(template))["input_ids"].tolist() == [
+        ids("b <s> USER : a ASSISTANT :")
+    ]
+    assert encode([Item(messages=chat("a"))], word_tokenizer(template))["input_ids"].shape == (1, 6)
 
 
 def test_a_template_that_takes_parts_alone_gets_them() -> None:

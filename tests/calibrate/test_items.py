@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from submerge.calibrate import Item, read_items
+from submerge.calibrate import Item, open_image, read_items
+from submerge.calibrate._items import items_of
 from submerge.errors import RequestError
 
 
@@ -89,6 +92,31 @@ def test_images_start_at_the_files_folder(tmp_path: Path) -> None:
         ("a.jsonl", '{"image": "data:' + "A" * 5000 + '"}', "a.jsonl:1: an image is data:AAA"),
         ("a.jsonl", '{"image": "https://a.org/a.png"}', "and not a path — save it, and give its path"),
         ("a.jsonl", '{"text": NaN}', "a.jsonl:1: has no text and no image — text is empty"),
+        (
+            "a.jsonl",
+            '{"premise": "a", "hypothesis": "b", "label": 0}',
+            "name one with columns: {text: premise, text_pair: hypothesis}",
+        ),
+        ("a.jsonl", '{"chosen": [{"role": "user"}]}', "name one with columns: {messages: chosen}"),
+        ("a.jsonl", '{"id": 3, "picture": "a.PNG"}', "name one with columns: {image: picture}"),
+        ("a.jsonl", '{"tokens": ["a"]}', "tools; there are tokens"),
+        (
+            "a.jsonl",
+            '{"instruction": "a", "input": "b", "output": "c"}',
+            "name one with columns: {text: instruction}, and write what is in input into the same text",
+        ),
+        ("a.jsonl", '{"audio": "a.wav", "text": "what was said"}', "a.jsonl:1: has audio, which is not read"),
+        ("a.jsonl", '{"video": {"path": "a.mp4"}, "prompt": "What?"}', "has video, which is not read"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "a"}], "tools": "{"}',
+            "a.jsonl:1: its tools are no JSON",
+        ),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "a"}], "tools": ["f"]}',
+            "a.jsonl:1: its tools are no list of objects",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -106,6 +134,36 @@ def test_numbers_are_read_as_texts_also_zero(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "task": 0}\n{"text": 0, "text_pair": 0, "task": 1}\n')
     assert read_items(path) == [Item("a", task="0"), Item("0", "0", task="1")]
+
+
+def test_texts_alone_are_rows_of_json(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('["a", "b"]')
+    assert read_items(tmp_path / "a.json") == [Item("a"), Item("b")]
+
+
+def test_what_is_not_read_may_be_left_out_by_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"audio": "a.wav", "text": "a"}\n{"text": "b", "video": false}')
+    assert read_items({"path": tmp_path / "a.jsonl", "columns": {"text": "text"}}) == [Item("a"), Item("b")]
+
+
+def test_the_list_of_an_image_folder(tmp_path: Path) -> None:
+    """A `file_name` that names no image is where a text came from."""
+    (tmp_path / "one.PNG").touch()
+    (tmp_path / "metadata.csv").write_text("file_name,text,label\none.PNG,a,0\n")
+    assert read_items(tmp_path / "metadata.csv") == [Item("a", image=tmp_path / "one.PNG")]
+    (tmp_path / "code.jsonl").write_text('{"file_name": "one.py", "text": "a"}')
+    assert read_items(tmp_path / "code.jsonl") == [Item("a")]
+
+
+def test_a_system_and_tools_beside_a_chat(tmp_path: Path) -> None:
+    turn, system = {"role": "user", "content": "a"}, {"role": "system", "content": "s"}
+    tools = [{"type": "function"}]
+    rows = [
+        {"messages": [turn], "system": "s", "tools": tools},
+        {"messages": [system, turn], "system": "other", "tools": json.dumps(tools)},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_items(tmp_path / "a.jsonl") == [Item(messages=(system, turn), tools=tuple(tools))] * 2
 
 
 def test_columns_and_a_limit(tmp_path: Path) -> None:
@@ -165,6 +223,59 @@ def test_images_with_texts(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     with pytest.raises(RequestError, match=r"a.json, element 3: there is no image .*three.png — paths start"):
         read_items(path)
+
+
+def test_images_that_are_no_files_of_their_own(tmp_path: Path) -> None:
+    """In base64, as bytes of a file, as `datasets` gives them undecoded and decoded, and by an address."""
+    image = pytest.importorskip("PIL.Image")
+    one = tmp_path / "one.png"
+    image.new("RGB", (3, 2), (7, 8, 9)).save(one)
+    uri = "data:image/png;base64," + base64.b64encode(one.read_bytes()).decode()
+    part = {"type": "image", "base64": uri.partition(",")[2]}
+    forms: list[dict[str, Any]] = [
+        {"image": uri},
+        {"image": one.read_bytes()},
+        {"image": {"bytes": one.read_bytes(), "path": "one.png"}},
+        {"image": {"bytes": None, "path": str(one)}},
+        {"image": f"file://{one}"},
+        {"image": image.new("RGB", (3, 2), (7, 8, 9))},
+        {"messages": [{"role": "user", "content": [part]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": {"bytes": one.read_bytes()}}]}
+            ]
+        },
+    ]
+    for (item,) in (items_of([("x:1", form)], Path()) for form in forms):
+        opened = open_image(item.images[0], None, item.where)
+        assert (opened.size, opened.getpixel((0, 0))) == ((3, 2), (7, 8, 9)), item
+        assert len(item.shown) < 999
+    (item,) = items_of([("x:1", {"image": "data:image/png;base64,AAAA"})], Path())
+    with pytest.raises(RequestError, match=r"^x:1: the image data:image/png;base64,AA… cannot be read"):
+        open_image(item.images[0], None, item.where)
+
+
+def test_arrays_are_images_where_it_is_known_how(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    array = np.zeros((2, 3, 3), np.uint8)
+    (item,) = items_of([("x:1", {"image": array})], Path())
+    assert open_image(item.images[0], None, "x:1").size == (3, 2)
+    for other in (array.astype(np.float32), np.zeros((3, 2, 5), np.uint8)):
+        with pytest.raises(
+            RequestError, match=r"^x:1: an image is an array \[\d, \d, \d\] of .* — give \[hei"
+        ):
+            items_of([("x:1", {"image": other})], Path())
+
+
+def test_a_folder_whose_list_has_texts_tells_that_they_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,b\n")
+    with pytest.warns(
+        UserWarning, match=r"the images are read, and not text of metadata.csv — name that file"
+    ):
+        assert read_items(tmp_path) == [Item(image=tmp_path / "a.png")]
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,0\n")
+    assert len(read_items(tmp_path)) == 1
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:

@@ -48,6 +48,30 @@ def test_sharegpt() -> None:
         ("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "role", ["gpt", "chatgpt", "bing", "bard", "bot", "model", "Assistant", "function_call"]
+)
+def test_an_answer_is_removed_whatever_its_role_is_called(role: str) -> None:
+    """A label must not be looked at."""
+    assert read_messages([{"from": "human", "value": "a"}, {"from": role, "value": "b"}]) == [user("a")]
+
+
+def test_roles_of_asking_by_other_names() -> None:
+    rows = [("Human", "a"), ("function_call", "f()"), ("observation", "5")]
+    found = read_messages([{"from": role, "value": value} for role, value in rows])
+    assert [m["role"] for m in found] == ["user", "assistant", "tool"]
+    assert read_messages([{"from": "prompter", "value": "a"}]) == [user("a")]
+
+
+def test_a_role_that_only_a_template_knows_may_not_end_a_chat() -> None:
+    documents = {"role": "documents", "content": "d"}
+    assert read_messages([documents, user("a")]) == [documents, user("a")]
+    with pytest.raises(
+        RequestError, match=r"^x:1: its messages end with the role 'Bob', and it is not known"
+    ):
+        read_messages([user("a"), {"role": "Bob", "content": "b"}], where="x:1")
+
+
 def test_parts_of_text_are_one_text() -> None:
     assert read_messages([user([text("a"), text("b")])]) == [user("a\nb")]
 

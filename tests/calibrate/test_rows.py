@@ -194,7 +194,7 @@ def test_images_of_a_folder_by_their_paths(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no images in the folder; it has nothing — name a file, or a"):
+    with pytest.raises(RequestError, match="no images in the folder; it has nothing — name a file, a folder"):
         list(folder_rows(tmp_path))
     for name in "edcbaf":
         (tmp_path / f"{name}.csv").touch()
@@ -207,7 +207,8 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
     [
         ("nothing.jsonl", None, "nothing.jsonl: cannot be read (No such file or directory) — check the path"),
         ("nothing", None, "nothing: cannot be read (No such file or directory)"),
-        ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read (not UTF-8) — save it as UTF-8"),
+        ("a.jsonl", b"\xff\xfe", "a.jsonl:1: cannot be read (not UTF-8) — save it as UTF-8"),
+        ("a.txt.gz", gzip.compress(b"a\n\nb\xe9\n"), "a.txt.gz:3: cannot be read (not UTF-8)"),
         (
             "a.csv",
             b"text\n" + b"x" * 200_000,
@@ -237,4 +238,4 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | N
 
 
 def test_recipes_know_the_formats() -> None:
-    assert {*FORMATS, ".parquet"} == set(DATA_FORMATS)
+    assert {*FORMATS, ".parquet", ".arrow"} == set(DATA_FORMATS)

@@ -78,6 +78,33 @@ def test_batches_of_tensors_are_taken_as_they_are() -> None:
     assert inputs_of(batches)[0] is batches[0]
 
 
+def test_labels_of_batches_are_not_given_to_the_model() -> None:
+    """An encoder-decoder would make the inputs of its decoder of them."""
+    ids = torch.zeros(1, 2)
+    for name in ("labels", "label", "label_ids"):
+        (batch,) = inputs_of([{"input_ids": ids, name: torch.zeros(1)}])
+        assert list(batch) == ["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("package", "frame"), [("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "table")]
+)
+def test_tables_go_by_rows(package: str, frame: str) -> None:
+    """What they give themselves is their columns, whose names would be read as texts."""
+    table = getattr(pytest.importorskip(package), frame)({"text": ["a", "b"], "label": [0, 1]})
+    (batch,) = inputs_of(table, word_tokenizer())
+    assert batch["input_ids"].tolist() == [ids("<s> a"), ids("<s> b")]
+
+
+def test_images_of_a_list_need_no_names(tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    (path,) = write_images(tmp_path, "0.png")
+    with pil.open(path) as image:
+        for source in ([path], [image], [Item(image=str(path))]):  # type: ignore[arg-type]
+            (batch,) = inputs_of(source, image_processor())
+            assert batch["pixel_values"].shape == (1, 3, 16, 16)
+
+
 def test_rows_may_be_chats() -> None:
     (batch,) = inputs_of([{"messages": [{"role": "user", "content": "a"}]}], word_tokenizer())
     assert batch["input_ids"].tolist() == [ids("<s> USER : a ASSISTANT :")]
@@ -137,6 +164,7 @@ def test_a_vision_language_model_takes_all_kinds(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ([], "data of k: there are no inputs — give a few dozen"),
+        ({"train": ["a"]}, "data of k: is a mapping of train, and has no path — give one split of a"),
         (3, "data of k: is neither a file, nor texts, items, rows, or batches of tensors by name"),
         ([3], "data of k: is neither a file, nor texts, items, rows, or batches of tensors by name"),
         (["a", {"input_ids": torch.zeros(1)}], "data of k: is neither a file"),

@@ -32,7 +32,7 @@ def test_paths_and_mappings() -> None:
         (
             {"path": "a", "columns": {"question": "text"}},
             "data: columns is {'question': 'text'}, not names for some of text, text_pair, image, messages, "
-            "task — columns: {text: question}",
+            "task, system, tools — columns: {text: question}",
         ),
         ({"path": "a", "columns": ["text"]}, "data: columns is ['text'], not names for some of text"),
     ],

@@ -18,7 +18,7 @@ from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._image_tokens import count_as_model
-from submerge.calibrate._images import open_image, prepare_image
+from submerge.calibrate._images import EncodedImage, is_pillow, open_image, prepare_image
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import read_items
 from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_input
@@ -56,6 +56,7 @@ __all__ = [
     "Batch",
     "Calibration",
     "Data",
+    "EncodedImage",
     "Inputs",
     "Item",
     "LayerInput",
@@ -84,6 +85,7 @@ __all__ = [
     "describe_inputs",
     "encode",
     "folder_names",
+    "is_pillow",
     "layer_input",
     "learn_coefficients",
     "load_backbone",

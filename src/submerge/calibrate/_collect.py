@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -28,6 +28,14 @@ _OF_ENCODED = re.compile(
     r"(?i)\.(?:EncDecAttention|encoder_attn|cross_?attn|cross_?attention)\.(?:\w+\.)?[kv]"
 )
 """Maps of a decoder whose inputs are the encoder's: keys and values of its attention to these."""
+_SHIFTING = frozenset({"bart", "bigbird_pegasus", "fsmt", "led", "mbart", "mvp", "plbart"})
+"""Kinds of models that make their decoder's inputs of the encoder's, where they are given none."""
+_TOWERS = {
+    "pixel_values": "get_image_features",
+    "input_features": "get_audio_features",
+    "input_ids": "get_text_features",
+}
+"""By which method each tower of a CLIP, SigLIP or CLAP runs alone, and on which inputs."""
 
 
 class Reducer(ABC):
@@ -57,10 +65,13 @@ def collect(
     [B, L, n], [B, L, …, n] and [B · L, n], and of [1, L, n], which all B share and each counts for itself. In
     an image or audio tower another mask counts, as `feature_attention_mask` [B, F] of F frames, of which a
     layer with inputs [B, F / 2, n] sees every second. In the decoder of a model that is given
-    `decoder_input_ids` it is `decoder_attention_mask`, if there is one. The model runs as it is, in the mode
-    that it is in, outside of autocast, and gradients are recorded unless the caller disables them: then the
-    reducers' sums are functions of what the model depends on. What a model draws at random, as ViTMAE the
-    patches that it hides, is drawn alike in every pass, and the caller's generator is left as it is.
+    `decoder_input_ids` it is `decoder_attention_mask`, if there is one. A decoder that is given none gets the
+    token with which `generate` starts, unless its class makes its inputs of the encoder's, as BART does. Of a
+    model with two towers, as CLIP, inputs of one kind run through theirs alone. The model runs as it is, in
+    the mode that it is in, outside of autocast, and gradients are recorded unless the caller disables them:
+    then the reducers' sums are functions of what the model depends on. What a model draws at random, as
+    ViTMAE the patches that it hides, is drawn alike in every pass, and the caller's generator is left as it
+    is.
 
     Args:
         model: a model that takes the batches as keyword arguments.
@@ -94,10 +105,23 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
     modules = {name: model.get_submodule(name) for name in names}
     like = next(model.parameters())
     inputs = {name: _moved(value, like) for name, value in batch.items()}
+    _add_start(model, inputs)
     watched = _Watched(observer)
     exact = torch.autocast(like.device.type, enabled=False)  # the caller's
     with exact, _drawing_alike(like.device), _without_cache(model), observe(modules, watched):
         _run(model, inputs, watched)
+
+
+def _add_start(model: nn.Module, inputs: MutableMapping[str, Any]) -> None:
+    """Give a decoder without inputs the token with which `generate` starts, for each input."""
+    config: Any = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    if not _lacks_decoder_inputs(model, inputs) or kind in _SHIFTING or not inputs:
+        return
+    first = next(iter(inputs.values()))
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is not None and isinstance(first, torch.Tensor) and first.ndim:
+        inputs["decoder_input_ids"] = torch.full((len(first), 1), start, device=first.device)
 
 
 @contextmanager
@@ -117,8 +141,10 @@ class _Watched(Observer):
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self.error: Exception | None = None
+        self.seen = False
 
     def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        self.seen = True
         try:
             self._observer.on_input(name, module, x)
         except Exception as error:
@@ -129,8 +155,9 @@ class _Watched(Observer):
 
 def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None:
     """Run a model; what it refuses is the request's fault, but for memory that does not suffice."""
+    reading = _reading(model, inputs)
     try:
-        model(**inputs)
+        reading(**inputs)
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             what = f"the memory does not suffice for a batch ({_first_line(error)})"
@@ -148,11 +175,24 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
         if beyond := _beyond_positions(model, inputs):
             hint = f"{beyond}: set max_length, or cut them"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
+    if reading is not model and not watched.seen:
+        what = f"inputs of {', '.join(inputs)} run through a tower without any of the modules to look at"
+        hint = "give inputs of the other tower, or hooks that these inputs reach"
+        raise RequestError(Problem(what, type(model).__name__, hint))
+
+
+def _reading(model: nn.Module, inputs: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return what of a model reads such inputs: one of two towers where there are none for the other."""
+    if hasattr(model, "language_model") or not hasattr(model, "get_text_features"):
+        return model
+    own = [name for tensor, name in _TOWERS.items() if tensor in inputs and hasattr(model, name)]
+    return getattr(model, own[0]) if len(own) == 1 else model
 
 
 def _lacks_decoder_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
     two = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return bool(two) and not any(name.startswith("decoder_input") for name in inputs)
+    given = ("decoder_input", "encoder_outputs")
+    return bool(two) and not any(name.startswith(given) for name in inputs)
 
 
 def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
@@ -162,7 +202,9 @@ def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     if not isinstance(most, int) or not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         return ""
     length = ids.shape[1]
-    return f"the texts have up to {length} tokens, and the model {most} positions" if length > most else ""
+    if not 0 < most < length:  # XLNet's is -1
+        return ""
+    return f"the texts have up to {length} tokens, and the model {most} positions"
 
 
 def _first_line(error: Exception) -> str:

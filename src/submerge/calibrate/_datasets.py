@@ -14,7 +14,7 @@ from submerge.recipe import DATA_FORMATS, DataSpec, data_format
 
 __all__ = ["StoredImage", "check_no_split", "dataset_rows", "is_dataset"]
 
-PARQUET = ".parquet"
+_PARQUET, _ARROW = ".parquet", ".arrow"
 _SAVED = ("state.json", "dataset_dict.json")
 """One of them lies in each folder of `save_to_disk`."""
 _HUB_NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
@@ -45,11 +45,12 @@ class StoredImage:
 def is_dataset(spec: DataSpec) -> bool:
     """Return whether `datasets` is to open it.
 
-    That is a folder that it saved, one of which a split is named, a parquet file, or a name that is no path.
+    That is a folder that it saved, one of which a split is named, a parquet or arrow file, or a name that is
+    no path.
     """
     path = Path(spec.path)
     if path.is_file():
-        return path.suffix.lower() == PARQUET
+        return path.suffix.lower() in (_PARQUET, _ARROW)
     named = bool(spec.name or spec.split)
     if path.exists():
         return named or _is_saved(path)
@@ -87,6 +88,8 @@ def _opened(datasets: Any, spec: DataSpec) -> Any:
     path = Path(spec.path)
     if path.is_file():
         check_no_split(spec)
+        if path.suffix.lower() == _ARROW:
+            return datasets.Dataset.from_file(str(path))
         return datasets.Dataset(required("pyarrow.parquet", f"{spec.path} needs").read_table(path))
     if _is_saved(path):
         saved = datasets.load_from_disk(spec.path)

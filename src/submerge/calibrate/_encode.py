@@ -17,11 +17,16 @@ __all__ = ["MAX_LENGTH", "encode"]
 MAX_LENGTH = 512
 """Tokens to which texts are cut."""
 
+_PADDING: Mapping[str, Any] = {"padding": True, "padding_side": "right"}
+"""Models with a position for each place, as GPT-2 and BERT, count it from the left, padding or not."""
+
 
 def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGTH) -> dict[str, torch.Tensor]:
     """Return a model's inputs for items of one kind, padded to the longest of them.
 
-    * texts: `input_ids` [B, L], `attention_mask` [B, L] and what else the tokenizer gives;
+    * texts: `input_ids` [B, L], `attention_mask` [B, L] and what else the tokenizer gives, padded on the
+      right, whichever side it pads for `generate`: positions that are counted from the left are those of each
+      text alone;
     * chats: the same, by the chat template, which ends where the answer is to begin;
     * images: `pixel_values` [B, C, h, w] of the image processor, as grey values or colours as it has them;
     * images with texts: what the model's processor gives, which puts as many placeholders into the text as
@@ -46,13 +51,26 @@ def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGT
 
 def _texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
     pairs = [item.text_pair for item in items]
-    texts = [item.text for item in items]
-    return _tokens(tokenizer_of(processor), max_length, texts, pairs if all(pairs) else None)
+    tokenizer = tokenizer_of(processor)
+    texts = _begun_once([item.text for item in items], tokenizer)
+    return _tokens(tokenizer, max_length, texts, pairs if all(pairs) else None)
+
+
+def _begun_once(texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """Return texts without the token of the beginning that the tokenizer puts in front itself.
+
+    Prompts that a chat template has rendered begin with it.
+    """
+    begin = tokenizer.bos_token
+    if not begin or not any(text.startswith(begin) for text in texts):
+        return list(texts)
+    own = list(tokenizer("a")["input_ids"][:1]) == [tokenizer.bos_token_id]
+    return [text.removeprefix(begin) for text in texts] if own else list(texts)
 
 
 def _chats(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
     tokenizer = tokenizer_of(processor)
-    prompts = [_templated(item.messages, tokenizer, item.where) for item in items]
+    prompts = [_templated(item.messages, tokenizer, item) for item in items]
     return _tokens(tokenizer, max_length, prompts, add_special_tokens=False)  # a template has its own
 
 
@@ -64,8 +82,8 @@ def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[s
             f"max_length is {length}, and {own} tokens are the tokenizer's own ({type(tokenizer).__name__})"
         )
         raise RequestError(Problem(what, hint=f"give {own + 1} or more"))
-    encoded = tokenizer(*texts, padding=True, truncation=True, max_length=length, return_tensors="pt", **more)
-    return dict(encoded)
+    limits = {"truncation": True, "max_length": length}
+    return dict(tokenizer(*texts, **_PADDING, **limits, return_tensors="pt", **more))
 
 
 def _images(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
@@ -78,7 +96,7 @@ def _images_with_texts(items: Sequence[Item], processor: Any, max_length: int) -
     prompts = [_prompt(item, processor) for item in items]
     images = [[open_image(image, processor, item.where) for image in item.images] for item in items]
     token = getattr(processor, "image_token_id", None)
-    text: dict[str, Any] = {"padding": True}
+    text: dict[str, Any] = {**_PADDING}
     if token is None:  # two towers: no image stands in the text
         text |= {"truncation": True, "max_length": min(max_length, tokenizer.model_max_length)}
     if tokenizer.bos_token and all(prompt.startswith(tokenizer.bos_token) for prompt in prompts):
@@ -100,7 +118,7 @@ def _check_lengths(inputs: Mapping[str, torch.Tensor], token: int, items: Sequen
 def _prompt(item: Item, processor: Any) -> str:
     """Return the text of an item with images, with a placeholder for each."""
     if item.messages:
-        return _templated(item.messages, processor, item.where)
+        return _templated(item.messages, processor, item)
     placeholder = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
     placeholder = None if placeholder is None else str(placeholder)
     count = item.text.count(placeholder) if placeholder else 0
@@ -111,18 +129,20 @@ def _prompt(item: Item, processor: Any) -> str:
         return item.text
     if getattr(processor, "chat_template", None):
         turn = {"role": "user", "content": item.text}
-        return _templated(read_messages([turn], item.images, item.where), processor, item.where)
+        return _templated(read_messages([turn], item.images, item.where), processor, item)
     return f"{placeholder * len(item.images)}\n{item.text}" if placeholder else item.text
 
 
-def _templated(messages: Sequence[Message], processor: Any, where: str) -> str:
-    """Return messages as text, up to where the answer is to begin."""
+def _templated(messages: Sequence[Message], processor: Any, item: Item) -> str:
+    """Return an item's messages as text, up to where the answer is to begin."""
     if not getattr(processor, "chat_template", None):
         what = f"{type(processor).__name__} has no chat template"
-        raise RequestError(Problem(what, where, "give texts, or the tokenizer of a chat model"))
+        raise RequestError(Problem(what, item.where, "give texts, or the tokenizer of a chat model"))
+    more: dict[str, Any] = {"tools": list(item.tools)} if item.tools else {}
 
     def rendered(form: Sequence[Message]) -> str:
-        text: str = processor.apply_chat_template(list(form), tokenize=False, add_generation_prompt=True)
+        options = {"tokenize": False, "add_generation_prompt": True, **more}
+        text: str = processor.apply_chat_template(list(form), **options)
         return text
 
     text, last = rendered(messages), [m["content"] for m in messages if m["role"] == "user"][-1]

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError
 
-__all__ = ["ImageSource", "image_processor", "open_image", "prepare_image"]
+__all__ = [
+    "EncodedImage",
+    "HeldImage",
+    "ImageSource",
+    "image_of_array",
+    "image_processor",
+    "is_pillow",
+    "open_image",
+    "prepare_image",
+]
+
+SHOWN = 24
+"""Characters of an image in a text that messages show."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's names of images by their channels."""
@@ -32,14 +46,67 @@ class ImageSource(Protocol):
         ...
 
 
-def open_image(image: Path | ImageSource, processor: Any, where: str) -> Any:
-    """Return an image as its processor takes it: see `prepare_image`.
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image in a text, `data:image/png;base64,…` or what follows the comma."""
 
-    Raises `RequestError`, with the place where the image is named, for one that cannot be read.
+    text: str
+
+    def __str__(self) -> str:
+        return self.text if len(self.text) <= SHOWN else f"{self.text[:SHOWN]}…"
+
+    def read(self) -> bytes:
+        try:
+            return base64.b64decode(self.text.rpartition(",")[2])
+        except ValueError as error:
+            also = "" if self.text.startswith("data:") else "there is no such file, and "
+            raise ValueError(f"{also}it is not base64: {error}") from error
+
+
+@dataclass(frozen=True)
+class HeldImage:
+    """An image of which the file's bytes are at hand."""
+
+    data: bytes
+
+    def __str__(self) -> str:
+        return f"of {len(self.data)} bytes"
+
+    def read(self) -> bytes:
+        return self.data
+
+
+def is_pillow(value: Any) -> bool:
+    """Return whether a value is an image of Pillow."""
+    return type(value).__module__.startswith("PIL.")
+
+
+def image_of_array(values: Any, where: str) -> Any:
+    """Return an array of NumPy [h, w] or [h, w, c] with values of 8 bits as an image of Pillow's.
+
+    Raises `RequestError` for others, of which neither the range nor the place of the channels is known.
     """
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.dtype != np.uint8 or (array.ndim != 2 and array.shape[2:] not in ((3,), (4,))):
+        what = f"an image is an array {list(array.shape)} of {array.dtype}"
+        hint = "give [height, width, 3] of uint8, an image of Pillow, or batches of pixel_values"
+        raise RequestError(Problem(what, where, hint))
+    return required("PIL.Image", "images need").fromarray(array)
+
+
+def open_image(image: Any, processor: Any, where: str) -> Any:
+    """Return an image, a path, an `ImageSource` or one of Pillow's, as its processor takes it.
+
+    See `prepare_image`. Raises `RequestError`, with the place where the image is named, for one that cannot
+    be read.
+    """
+    if is_pillow(image):
+        return prepare_image(image, processor, "given", where)
     with (
         _readable(str(image), where) as pil,
-        pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file,
+        pil.open(image if isinstance(image, (str, Path)) else io.BytesIO(image.read())) as file,
     ):
         return prepare_image(file, processor, str(image), where)
 

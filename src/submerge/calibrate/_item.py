@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from submerge.calibrate._datasets import StoredImage
+from submerge.calibrate._images import ImageSource
 from submerge.calibrate._messages import Message, as_parts
 
 __all__ = ["KINDS", "ImageFile", "Item"]
 
-ImageFile: TypeAlias = Path | StoredImage
+ImageFile: TypeAlias = Path | ImageSource | Any
+"""A path, an image within something else, or one of Pillow's."""
 
 KINDS = ("texts", "chats", "images", "images with texts")
 """What is encoded in one way."""
@@ -28,6 +29,7 @@ class Item:
         image: the path of an image, or a tuple of several.
         task: its task, if that is known.
         messages: a chat up to the answer that is to come, in place of `text` and `image`.
+        tools: what a chat may call, as its template takes them.
         where: where it stands, for messages of errors.
 
     Examples:
@@ -43,6 +45,7 @@ class Item:
     image: ImageFile | tuple[ImageFile, ...] | None = None
     task: str = ""
     messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     where: str = field(default="", compare=False, repr=False)
 
     @property

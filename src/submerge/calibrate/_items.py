@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os.path
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from itertools import islice
@@ -10,28 +12,43 @@ from pathlib import Path
 from typing import Any
 
 from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
+from submerge.calibrate._images import EncodedImage, HeldImage, image_of_array, is_pillow
 from submerge.calibrate._item import KINDS, ImageFile, Item
 from submerge.calibrate._messages import read_messages
-from submerge.calibrate._rows import Row, Rows, folder_rows, read_rows
+from submerge.calibrate._rows import IMAGES, Row, Rows, folder_rows, read_rows
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import COLUMNS, DataSource, DataSpec, data_spec
 
 __all__ = ["check_one_kind", "items_of", "read_items"]
+
+_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("query", "passage"),
+)
+"""Columns of published data sets whose texts are read as pairs, as hints name them."""
+_UNREAD = ("audio", "audios", "sound", "video", "videos")
+"""Columns without which a text beside them is not what the model is asked."""
 
 
 def read_items(source: DataSource) -> list[Item]:
     """Return the items of a file, a folder, or a data set of the package `datasets`.
 
     * a file of rows, also with `.gz`: JSON lines (`.jsonl`), JSON (`.json`, an array of objects), a table
-      with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`;
+      with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`, `.arrow`;
     * a folder of images, sorted by their paths, or one that `datasets` saved (`save_to_disk`);
     * the name of a data set of the Hub, such as `nyu-mll/glue`, which `datasets` downloads;
     * a mapping with one of these as `path`, and perhaps `name` and `split` (of a data set), `columns` (ours
       → those of the data, which are then the only ones that are read) and `limit` (how many rows are read).
 
     Columns are `text` (or `prompt`), `text_pair`, `image` (or `images`; paths that start at the file's
-    folder), `messages` (or `conversations`) and `task`. All items are of one kind. Texts and paths are held,
-    images are not. Raises `RequestError` with the line that is wrong.
+    folder, or `data:image/…` in base64), `messages` (or `conversations`), with `system` and `tools` beside
+    them, and `task`. All items are of one kind. Texts and paths are held, images are not. Raises
+    `RequestError` with the line that is wrong.
 
     Examples:
         >>> from pathlib import Path
@@ -59,7 +76,24 @@ def _rows(spec: DataSpec, path: Path) -> Rows:
     if is_dataset(spec):
         return dataset_rows(spec)
     check_no_split(spec)
-    return folder_rows(path) if path.is_dir() else read_rows(path)
+    if not path.is_dir():
+        return read_rows(path)
+    _warn_of_texts(path)
+    return folder_rows(path)
+
+
+def _warn_of_texts(folder: Path) -> None:
+    """Warn where a folder of images has a list with texts or chats, which are not read of the folder."""
+    for file in (folder / f"metadata{ending}" for ending in (".csv", ".jsonl")):
+        try:
+            with closing(read_rows(file)) as rows:
+                row = next(rows, ("", {}))[1]
+        except RequestError:
+            continue
+        columns = (*COLUMNS["text"], *COLUMNS["messages"])
+        if isinstance(row, Mapping) and (texts := [name for name in columns if name in row]):
+            what = f"{folder}: the images are read, and not {few(texts)} of {file.name}"
+            warnings.warn(f"{what} — name that file to read both", UserWarning, stacklevel=2)
 
 
 def items_of(rows: Iterable[Row], root: Path, columns: Mapping[str, str] | None = None) -> list[Item]:
@@ -89,16 +123,22 @@ def _check_columns(row: Any, columns: Mapping[str, str], where: str) -> None:
 
 
 def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> Item:
+    row = {"text": row} if isinstance(row, str) else row
     if not isinstance(row, Mapping):
         raise RequestError(Problem("has no text and no image", where, f"columns are {', '.join(COLUMNS)}"))
     values = {ours: next((row[n] for n in own if _is_given(row.get(n))), None) for ours, own in names.items()}
+    if names is COLUMNS:
+        _check_all_read(row, where)
+        values["image"] = _listed_image(row) if values["image"] is None else values["image"]
     images = _images(values.get("image"), root, where)
     # a "prompt" may itself be a chat
     chat = values.get("messages") or (values["text"] if _is_chat(values.get("text")) else None)
     task = _text(values.get("task"), where)
     if chat:
+        chat = _with_system(chat, _text(values.get("system"), where))
         messages = read_messages(chat, images, where, resolve=lambda image: _image(image, root, where))
-        return Item(task=task, messages=tuple(messages), where=where)
+        tools = _tools(values.get("tools"), where)
+        return Item(task=task, messages=tuple(messages), tools=tools, where=where)
     text, pair = (_text(values.get(key), where) for key in ("text", "text_pair"))
     if not text and not images:
         raise RequestError(Problem("has no text and no image", where, _columns_hint(row, names)))
@@ -111,12 +151,53 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
     return Item(text, pair, image, task, where=where)
 
 
+def _check_all_read(row: Mapping[str, Any], where: str) -> None:
+    """Raise `RequestError` where a row has a sound or a video, whose text alone would be another input."""
+    for name in _UNREAD:
+        value = row.get(name)
+        if value and not isinstance(value, (bool, int, float)):
+            hint = "encode it as batches of tensors in Python, or name what is read with columns: {…}"
+            raise RequestError(Problem(f"has {name}, which is not read", where, hint))
+
+
+def _listed_image(row: Mapping[str, Any]) -> Any:
+    """Return the image of a row of `metadata.csv` or `metadata.jsonl`, as `datasets` has image folders."""
+    name = row.get("file_name")
+    return name if isinstance(name, str) and name.lower().endswith(IMAGES) else None
+
+
+def _with_system(chat: Any, system: str) -> Any:
+    """Return a chat with the message of the system that stands beside it, unless it begins with one."""
+    if not system or not _is_chat(chat):
+        return chat
+    first = chat[0] if chat else {}
+    given = "system" in (first.get("role"), first.get("from"))
+    return chat if given else [{"role": "system", "content": system}, *chat]
+
+
+def _tools(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+    """Return what a chat may call: a list of objects, or it as JSON, as TRL and LLaMA-Factory have it."""
+    try:
+        tools = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise RequestError(Problem(f"its tools are no JSON ({error})", where, "write a list")) from error
+    if tools is None:
+        return ()
+    if not _is_chat(tools):
+        raise RequestError(
+            Problem("its tools are no list of objects", where, 'write [{"type": "function", …}]')
+        )
+    return tuple(tools)
+
+
 def _is_chat(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(message, Mapping) for message in value)
 
 
 def _is_given(value: Any) -> bool:
     """Return whether a cell has a value, as the number 0 is one; NaN stands for none in tables of numbers."""
+    if hasattr(value, "__array__"):  # an image, of which many numbers have no one truth
+        return True
     return value == value if isinstance(value, (int, float)) else bool(value)
 
 
@@ -125,10 +206,25 @@ def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) 
     if empty := [name for key in ("text", "image", "messages") for name in names.get(key, ()) if name in row]:
         return f"{empty[0]} is empty: fill it, or leave the row out"
     known = {name for own in names.values() for name in own}
-    other = next((name for name, value in row.items() if name not in known and isinstance(value, str)), None)
-    if other is None:
-        return f"columns are {', '.join(COLUMNS)}"
-    return f"columns are {few(row, 20)}; name one with columns: {{text: {other}}}"
+    others = {name: value for name, value in row.items() if name not in known and value}
+    if not (mapped := _suggested(others)):
+        return f"columns are {', '.join(COLUMNS)}; there are {few(row, 20) or 'none'}"
+    hint = f"columns are {few(row, 20)}; name one with columns: {{{mapped}}}"
+    if "instruction" in others and others.get("input"):
+        hint += ", and write what is in input into the same text"
+    return hint
+
+
+def _suggested(row: Mapping[str, Any]) -> str:
+    """Return which of a row's columns is likely to be what, as a recipe writes it; empty if none is."""
+    if pair := next((pair for pair in _PAIRS if all(isinstance(row.get(name), str) for name in pair)), None):
+        return f"text: {pair[0]}, text_pair: {pair[1]}"
+    for name, value in row.items():
+        if isinstance(value, str):
+            return f"{'image' if value.lower().endswith(IMAGES) else 'text'}: {name}"
+        if isinstance(value, list) and _is_chat(value) and ({"role", "from"} & value[0].keys()):
+            return f"messages: {name}"
+    return ""
 
 
 def _text(value: Any, where: str) -> str:
@@ -146,13 +242,22 @@ def _images(value: Any, root: Path, where: str) -> list[ImageFile]:
 
 
 def _image(value: Any, root: Path, where: str) -> ImageFile:
-    if isinstance(value, StoredImage):
+    if isinstance(value, StoredImage) or is_pillow(value):
         return value
-    image = root / str(value)
+    if hasattr(value, "__array__"):
+        return image_of_array(value, where)
+    if isinstance(value, Mapping):  # as `datasets` has images that it does not decode
+        value = value.get("bytes") or value.get("path") or dict(value)
+    if isinstance(value, (bytes, bytearray)):
+        return HeldImage(bytes(value))
+    text = str(value).removeprefix("file://")
+    if text.startswith("data:image/"):
+        return EncodedImage(text)
+    image = root / text
     if not os.path.isfile(image):  # False where a name is too long for a path, as one with the bytes in it is
         what = f"there is no image {str(image)[:200]}"
         hint = "paths start at the file's folder"
-        if str(value).startswith(("http:", "https:", "data:")):
-            what, hint = f"an image is {str(value)[:60]}, and not a path", "save it, and give its path"
+        if text.startswith(("http:", "https:", "data:")):
+            what, hint = f"an image is {text[:60]}, and not a path", "save it, and give its path"
         raise RequestError(Problem(what, where, hint))
     return image

@@ -16,8 +16,15 @@ Message: TypeAlias = Mapping[str, Any]
 IMAGE = "<image>"
 """Stands in a text for an image, as the data of LLaVA have it."""
 
-_ROLES = {"human": "user", "gpt": "assistant"}
-"""What ShareGPT's form calls the roles."""
+_ROLES = {
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "model", "function_call"), "assistant"),
+    "observation": "tool",
+}
+"""What ShareGPT's form, and those that came of it, call the roles."""
+
+_ASKING = ("user", "system", "developer", "tool", "function", "ipython", "assistant")
+"""The roles of which it is known whether they answer. Others are for a template to know."""
 
 _FORM = '[{"role": "user", "content": "…"}]'
 
@@ -34,7 +41,8 @@ def read_messages(
     `images` are those that stand beside it in the row. Each takes the place of an `<image>`, or of a part of
     type `image` that names none, in order; where there are no such places, all come before the first text of
     the user. `resolve` makes of the images that parts name what `images` are. Raises `RequestError` where
-    something is malformed, or there are not as many places as images.
+    something is malformed, there are not as many places as images, or it is not known whether the last
+    message is an answer.
 
     Examples:
         >>> from submerge.calibrate._messages import read_messages
@@ -44,7 +52,9 @@ def read_messages(
     if not isinstance(value, (list, tuple)) or not all(isinstance(message, Mapping) for message in value):
         raise RequestError(Problem("its messages are no list of objects", where, _FORM))
     reader = _MessageReader(images, where, resolve)
-    messages = [reader.message(message) for message in value[: _count_to_the_answer(value)]]
+    count = _count_to_the_answer(value)
+    _check_last(value[:count], where)
+    messages = [reader.message(message) for message in value[:count]]
     first = next((at for at, message in enumerate(messages) if message["role"] == "user"), None)
     if first is None:
         raise RequestError(Problem("its messages have none of the user", where, _FORM))
@@ -70,10 +80,22 @@ def _count_to_the_answer(messages: Sequence[Message]) -> int:
     return count
 
 
+def _check_last(messages: Sequence[Message], where: str) -> None:
+    """Raise `RequestError` where the last message may be an answer by another name, which would be read."""
+    role = _role(messages[-1]) if messages else None
+    if role is not None and role not in _ASKING:
+        what = f"its messages end with the role {role!r}, and it is not known whether that answers"
+        hint = "call who asks user, and who answers assistant; or leave the last message out"
+        raise RequestError(Problem(what, where, hint))
+
+
 def _role(message: Message) -> Any:
     """Return who speaks; columns of a data set that others of its rows have are None."""
     role = message.get("role") or message.get("from")
-    return _ROLES.get(role, role) if isinstance(role, str) else None
+    if not isinstance(role, str):
+        return None
+    lower = _ROLES.get(role.lower(), role.lower())
+    return lower if lower in _ASKING else role
 
 
 def as_parts(messages: Sequence[Message]) -> list[Message]:
@@ -144,7 +166,9 @@ class _MessageReader:
             what = f"a part of a message is of type {kind}, which cannot be read"
             raise RequestError(Problem(what, self._where, "there are text and image"))
         image = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key)), None)
-        image = image.get("url") if isinstance(image, Mapping) else image
+        image = image["url"] if isinstance(image, Mapping) and "url" in image else image
+        if image is None and part.get("base64"):
+            image = f"data:image/*;base64,{part['base64']}"
         return _image_part(self._next() if image is None else self._resolve(image))
 
     def _next(self) -> Any:

@@ -30,7 +30,7 @@ def read_rows(path: Path) -> Rows:
     with _readable(path), _opened(path) as file:
         read = FORMATS.get(data_format(path))
         if read is None:
-            hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, or a folder of images"
+            hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, .arrow, or a folder of images"
             raise RequestError(Problem("is no kind of file that is read", str(path), hint))
         yield from read(file, path)
 
@@ -45,7 +45,8 @@ def folder_rows(folder: Path) -> Rows:
     if not files:
         names = sorted(file.name for file in folder.iterdir())
         what = f"there are no images in the folder; it has {few(names, 5) or 'nothing'}"
-        raise RequestError(Problem(what, str(folder), "name a file, or a folder of images"))
+        hint = "name a file, a folder of images, or with split a folder that datasets reads"
+        raise RequestError(Problem(what, str(folder), hint))
     for file in files:
         yield str(file), {"image": file.relative_to(folder).as_posix()}
 
@@ -60,10 +61,22 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise RequestError(Problem("cannot be read (not UTF-8)", str(path), "save it as UTF-8")) from error
+        place = f"{path}:{_first_wrong_line(path)}"
+        raise RequestError(Problem("cannot be read (not UTF-8)", place, "save it as UTF-8")) from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(Problem(f"cannot be read ({reason})", str(path), "check the path")) from error
+
+
+def _first_wrong_line(path: Path) -> int:
+    """Return the number of the first line of a file that is not UTF-8."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _opened(path: Path) -> TextIO:

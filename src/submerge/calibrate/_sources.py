@@ -13,6 +13,7 @@ from torch import nn
 
 from submerge.calibrate._batches import EncodedItems
 from submerge.calibrate._collect import ModelInputs
+from submerge.calibrate._images import is_pillow
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._numbers import check_counts
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 _MODEL_INPUTS = frozenset({"input_ids", "inputs_embeds", "pixel_values", "input_features"})
+_ANSWERS = frozenset({"labels", "label", "label_ids"})
+"""What collators put beside a model's inputs: of it an encoder-decoder would make its decoder's inputs."""
 HELD = 1 << 31
 """Bytes of encoded inputs that are held where there are several passes, of all tasks together."""
 Inputs: TypeAlias = Sequence[ModelInputs]
@@ -157,13 +160,17 @@ def _batches(
     where = f"data of {name}"
     if is_batch(source):
         raise RequestError(Problem("is one batch, and not several", where, "write a list of it: [batch]"))
+    if isinstance(source, Mapping) and "path" not in source:
+        hint = "give one split of a DatasetDict, rows as a list, or {path: …}"
+        raise RequestError(Problem(f"is a mapping of {few(source, 5)}, and has no path", where, hint))
     if isinstance(source, (str, Path, Mapping)):
         items = read_items(source)
     else:
-        values: list[Any] = list(source) if isinstance(source, Iterable) else [source]
+        values = _listed(source)
         if not values:
             raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
         if all(map(is_batch, values)):
+            values = list(map(_without_answers, values))
             return spaced_rows(values, samples) if samples is not None else values
         items = [_item(value, where, number) for number, value in enumerate(values, 1)]
         check_one_kind(items, where)
@@ -172,6 +179,21 @@ def _batches(
     items = spaced(items, samples)
     warn_of_unknown(items, processor, where)
     return EncodedItems(items, processor, *encoding)
+
+
+def _listed(source: Any) -> list[Any]:
+    """Return what is in a source; the rows of a table of pandas, polars or pyarrow, which goes by columns."""
+    for rows, more in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
+        if hasattr(source, "columns") and callable(found := getattr(source, rows, None)):
+            return list(found(*more))
+    return list(source) if isinstance(source, Iterable) else [source]
+
+
+def _without_answers(batch: ModelInputs) -> ModelInputs:
+    """Return a batch without the labels that a collator put there; the same where there are none."""
+    if not _ANSWERS & batch.keys():
+        return batch
+    return {name: value for name, value in batch.items() if name not in _ANSWERS}
 
 
 def holding(inputs: Inputs, room: int = HELD) -> Inputs:
@@ -187,7 +209,8 @@ def is_batch(value: Any) -> bool:
 def _item(value: Any, where: str, number: int) -> Item:
     if isinstance(value, Item):
         return value
-    row = {"text": value} if isinstance(value, str) else value
+    row = {"image": value} if is_pillow(value) or isinstance(value, Path) else value
+    row = {"text": row} if isinstance(row, str) else row
     if isinstance(row, Mapping) and not is_batch(row) and not _MODEL_INPUTS.isdisjoint(row):
         what = f"holds {few(sorted(_MODEL_INPUTS.intersection(row)))}, and no tensors of torch"
         raise RequestError(Problem(what, f"{where}, item {number}", "make them: torch.as_tensor(…)"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -115,6 +116,7 @@ def read_coefficients(path: str | Path) -> Coefficients:
 
 def parse_coefficients(raw: bytes, path: str = "") -> Coefficients:
     """Return the coefficients in the JSON of a file; raises `RequestError` as `read_coefficients` does."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)  # which some editors put in front
     try:
         content = strict_json(raw)
     except ValueError as error:

@@ -32,12 +32,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "image": ("image", "images"),
         "messages": ("messages", "conversations"),
         "task": ("task",),
+        "system": ("system",),
+        "tools": ("tools",),
     }
 )
 """What is read of a row, and the columns in which it is looked for."""
 
-DATA_FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
-"""The endings of files that are read. All but parquet may be packed, with `.gz` after their own ending."""
+DATA_FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow")
+"""The endings of files that are read. All but the last two may be packed, with `.gz` after their own."""
 
 
 @dataclass(frozen=True)

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import os.path
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from submerge.calibrate import open_image, prepare_image
+from submerge.calibrate import EncodedImage, is_pillow, open_image, prepare_image
 
-__all__ = ["is_pillow", "read_frames", "read_images"]
-
-SHOWN = 24
-"""Characters of an image in a text that messages show."""
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """An image in a text, `data:image/png;base64,…` or what follows the comma."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text if len(self.text) <= SHOWN else f"{self.text[:SHOWN]}…"
-
-    def read(self) -> bytes:
-        try:
-            return base64.b64decode(self.text.rpartition(",")[2])
-        except ValueError as error:
-            raise ValueError(f"there is no such file, and it is not base64: {error}") from error
+__all__ = ["read_frames", "read_images"]
 
 
 def read_images(images: Any, processor: Any, where: str) -> Any:
@@ -41,7 +21,7 @@ def read_images(images: Any, processor: Any, where: str) -> Any:
     if isinstance(images, list | tuple):
         return [read_images(image, processor, where) for image in images]
     if isinstance(images, str):
-        return open_image(_Encoded(images) if _is_encoded(images) else Path(images), processor, where)
+        return open_image(EncodedImage(images) if _is_encoded(images) else Path(images), processor, where)
     return prepare_image(images, processor, "given", where) if is_pillow(images) else images
 
 
@@ -62,11 +42,6 @@ class _Channels:
     """Stands for the processor of frames, which are arrays before it might convert them."""
 
     image_mean: Any
-
-
-def is_pillow(value: Any) -> bool:
-    """Return whether a value is an image of Pillow."""
-    return type(value).__module__.startswith("PIL.")
 
 
 def _is_encoded(text: str) -> bool:

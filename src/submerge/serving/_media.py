@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from submerge.calibrate import is_pillow
 from submerge.errors import Problem, RequestError
-from submerge.serving._images import is_pillow
 
 __all__ = ["count_inputs", "counts_by_text", "is_waveform", "local_inputs", "without_empty"]
 
