@@ -323,6 +323,12 @@ def test_a_processor_that_takes_no_sound_beside_text_is_named() -> None:
         )
 
 
+def test_it_shows_what_it_is_made_of(processor: ModalityProcessor) -> None:
+    shown = repr(processor)
+    assert shown.startswith("ModalityProcessor(image: LlavaProcessor, audio: Qwen2AudioProcessor, depth: ")
+    assert processor.chat_template == processor.tokenizer.chat_template
+
+
 def test_a_missing_processor_is_told_with_its_folder(tmp_path: Path) -> None:
     folder = composed(tmp_path, ["image", "audio"])
     for file in (folder / "modalities" / "audio").iterdir():
