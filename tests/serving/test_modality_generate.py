@@ -310,6 +310,21 @@ def test_a_saved_model_is_loaded_again(
 
 
 @torch.no_grad()
+def test_changed_encoders_are_not_saved_in_silence(
+    folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = submerge.load(folder)
+    for same in (model, model.half(), model.float()):
+        same.save_pretrained(tmp_path / "same")
+    assert not [w for w in recwarn if "encoders" in str(w.message)]
+    next(model.encoders[0].model.parameters()).add_(1e-3)
+    with pytest.warns(
+        UserWarning, match="encoders of image were changed, and the copy has those of the bank"
+    ):
+        model.save_pretrained(tmp_path / "copy")
+
+
+@torch.no_grad()
 def test_a_model_is_saved_where_it_was_loaded_from(
     folder: Path, request_: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, GatedModel, TokenAssignment
 from submerge.serving._attach import check_names
+from submerge.serving._changed_encoders import changed_encoders
 from submerge.serving._controller import Call, Controller
 from submerge.serving._encoder import ENCODERS, Encoder, Encoders, encoder_of, read_encoder
 from submerge.serving._folder import Folder, copy_beside
@@ -81,8 +83,14 @@ class ModalityController(Controller):
         return tuple(name for names in input_names(folder.tasks) for name in names)
 
     def save(self, folder: Path) -> None:
-        """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
+        """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer.
+
+        The encoders are those of the bank; a warning names any that were changed since they were loaded.
+        """
         copy_beside(self.path, folder)
+        if changed := changed_encoders(self.path, self._listed):
+            what = f"the encoders of {few(changed, 9)} were changed, and the copy has those of the bank"
+            warnings.warn(f"{what}: keep their state_dict, model.encoders[…].state_dict()", stacklevel=3)
 
     def request(self, arguments: MutableMapping[str, Any]) -> Inputs:
         """Return each specialist's inputs; raise `RequestError` for those of a modality without one."""
