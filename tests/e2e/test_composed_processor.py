@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import submerge
 from _processors import image, llava, tokenizer
+from submerge.deferred import quietly
 
 transformers = pytest.importorskip("transformers")
 
@@ -81,3 +83,17 @@ def test_chats_and_texts_alone_are_answered(specialist: tuple[Any, Any, Path]) -
     for row, conversation in zip(together, messages, strict=True):
         alone = processor.apply_chat_template(conversation, **options)
         assert composed.generate(**alone, max_new_tokens=4, do_sample=False)[0, -4:].equal(row)
+
+
+def test_a_pipeline_of_transformers_takes_both(specialist: tuple[Any, Any, Path]) -> None:
+    _, _, out = specialist
+    composed, processor = submerge.load(out), submerge.load_processor(out)
+    with quietly(transformers.logging):  # the class is no multimodal one by its name
+        pipe = transformers.pipeline("image-text-to-text", model=composed, processor=processor)
+        picture, greedy = Image.fromarray(image(0)), {"max_new_tokens": 4, "do_sample": False}
+        (answer,) = pipe(images=picture, text="see <image>", generate_kwargs=greedy)
+    inputs = processor(text="see <image>", images=picture, return_tensors="pt")
+    rows = (composed.generate(**inputs, **greedy)[0], inputs["input_ids"][0])
+    whole, prompt = (processor.decode(row, skip_special_tokens=True) for row in rows)
+    assert len(whole) > len(prompt)
+    assert answer["generated_text"] == "see <image>" + whole.removeprefix(prompt)

@@ -71,6 +71,10 @@ def test_a_specialist_of_two_modalities_is_stored_once(how: str, made: Specialis
     assert both.keys() == one.keys()
     tasks = json.loads((tmp_path / "pair" / "submerge.json").read_text())["gate"]["tasks"]
     assert [task.get("parts_of") for task in tasks] == [None, "image"]
+    assert pair.encoders[0].model is pair.encoders[1].model
+    assert pair.num_parameters() == alone.num_parameters()
+    image_stream, video_stream = pair.controller.streams
+    assert image_stream == video_stream
     frames = torch.randn(1, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     prompt = torch.cat([torch.tensor([5, 9]), torch.full((8 * 5,), ROWS + 1), torch.tensor([7])])[None]
     with torch.no_grad():

@@ -175,6 +175,18 @@ def deep_features(made: Specialists, folder: Path) -> Recipe:
     return one(made, vision)
 
 
+def indicators(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, visual_indicator_token_ids=[5, 6])
+    return one(made, vision)
+
+
+def inputs_as_tokens(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, vocabulary_map={"<image>": 64})
+    return one(made, vision)
+
+
 def masks(made: Specialists, folder: Path) -> Recipe:
     vision = copied(made, "vision", folder)
     with_config(vision, architectures=["PaliGemmaForConditionalGeneration"])
@@ -221,6 +233,8 @@ FAULTS: list[tuple[Change, str]] = [
     (one_placeholder, "mark their inputs with '<image>' — give one of them a token of its own"),
     (positions, "LlavaForConditionalGeneration gives its language model positions of several dimensions"),
     (deep_features, "features in layers behind the first"),
+    (indicators, r"features in the places of other tokens than its placeholder \(visual_indicator_token"),
+    (inputs_as_tokens, r"its inputs as tokens of its vocabulary \(vocabulary_map\)"),
     (masks, "PaliGemmaForConditionalGeneration gives its language model masks"),
     (adapters_in_a_fold, "trained/image is for tokens that modality_tokens: merged gives the merged model"),
     (both_on_the_projector, "both adapters of image change its own modules: .*linear_1.weight — train one"),

@@ -53,6 +53,19 @@ def test_wrong_settings_are_told(bert: Served) -> None:
     refusal(lambda: submerge.load(plain), "keeps no gate")
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@torch.no_grad()
+def test_heads_have_the_dtype_of_the_model(bert: Served, dtype: str) -> None:
+    """They are stored in that of their task, and all of them answer at once."""
+    out, ids = bert.merged("default"), torch.randint(5, 20, (2, 6))
+    model = submerge.load(out, dtype=dtype)
+    task = model.controller.router.names[0]
+    found, wanted = (m(input_ids=ids, task=task).logits for m in (model, submerge.load(out)))
+    assert found.dtype == getattr(torch, dtype)
+    finite = wanted.isfinite()
+    assert (found.float() - wanted)[finite].abs().max() < 0.05 * wanted[finite].abs().max()
+
+
 def test_a_damaged_bank_is_told(bert: Served, tmp_path: Path) -> None:
     out = damaged(bert.merged("default"), tmp_path)
     bank = out / "bank.safetensors"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +70,10 @@ def test_inputs_and_placeholders_must_go_together(model: Any, one: Specialist) -
         both = {"inputs_embeds": embeddings, **inputs}
         refusal(lambda c=call, b=both: c(**b), "inputs_embeds beside pixel_values", "give input_ids")
         refusal(lambda c=call, b=both: c(ids, **b), "inputs_embeds beside pixel_values")
+    refusal(lambda: model(prompt(1, 9), **inputs), "of a text that marks where each input stands")
     refusal(lambda: model(ids, pixel_values="a picture"), "modality image", "do not fit")
+    refusal(lambda: model(ids, pixel_values=normal(1, 1, 4, 16, 16)), "do not fit", "4 channels")
+    assert model(ids, **inputs).logits.shape[:2] == ids.shape, "nothing is left of passes that failed"
     refusal(lambda: model(ids[0], **inputs), "input_ids have the shape [11]", "give a batch [B, L]")
 
 
@@ -125,6 +130,16 @@ def test_classes_that_hand_over_more_than_embeddings_are_told(tmp_path: Path) ->
         lambda: submerge.load(folder),
         "Gemma3ForConditionalGeneration hands more than embeddings to its language model: attention_mask",
     )
+
+
+def test_a_class_that_takes_inputs_for_tokens_is_told(model: Any, one: Specialist) -> None:
+    """Emu3 and Chameleon embed an image's codes in the language model's own table, which is not there."""
+    again = copy.deepcopy(model)
+    own = again.encoders[0].model.model
+    codes = torch.tensor([5, 6, 7, 8])
+    own.get_image_features = lambda **_: SimpleNamespace(pooler_output=[own.get_input_embeddings()(codes)])
+    what = "LlavaForConditionalGeneration makes features of its language model's own embeddings"
+    refusal(lambda: again(prompt(1, 4, one, 3), **one.inputs(1)), what, "cannot be a specialist")
 
 
 def test_a_module_that_mixes_positions_is_told(model: Any, one: Specialist) -> None:

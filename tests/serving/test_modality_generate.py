@@ -21,6 +21,7 @@ from serving.helpers_composed import (
     lora,
     padded,
     prompt,
+    prompt_embeddings,
     specialist,
     updated,
     write_composed,
@@ -219,8 +220,56 @@ def test_the_class_of_a_model_loads_its_gate(model: Any, folder: Path, request_:
     assert again.dtype == torch.float64
     assert type(again) is type(model)
     assert (again(**request_).logits - model(**request_).logits).abs().max() < 1e-4
-    with pytest.raises(submerge.RequestError, match="no settings: device_map"):
-        type(model).from_pretrained(folder, device_map="auto")
+    with pytest.raises(submerge.RequestError, match="no settings: foo — load takes dtype, device and attn"):
+        type(model).from_pretrained(folder, foo=1)
+
+
+@torch.no_grad()
+def test_a_model_is_loaded_as_transformers_loads_one(
+    model: Any, folder: Path, request_: dict[str, Any]
+) -> None:
+    how = {"torch_dtype": "float64", "device_map": "auto", "attn_implementation": "eager"}
+    again = submerge.load(folder, **how)
+    assert {x.dtype for x in again.parameters()} == {torch.float64}
+    out = again(**request_, output_attentions=True)
+    assert len(out.attentions) == 2, "kernels return none"
+    assert {e.model.config._attn_implementation for e in again.encoders} == {"eager"}
+    assert (out.logits - model(**request_).logits).abs().max() < 1e-4
+    for wrong, part in (
+        ({"device_map": {"model": "cpu", "lm_head": "cuda:0"}}, "device_map: a model with a gate is on one"),
+        ({"dtype": "float16", "torch_dtype": "float32"}, "both dtype and torch_dtype are given"),
+        ({"torch_dtype": "float11"}, "there is no dtype 'float11'"),
+    ):
+        with pytest.raises(submerge.RequestError, match=part):
+            submerge.load(folder, **wrong)
+
+
+@torch.no_grad()
+def test_encoders_have_the_dtype_of_their_own_models(one: Specialist, tmp_path: Path) -> None:
+    """An encoder in float32 beside a language model in bfloat16 gives the features that it was trained to."""
+    model = submerge.load(write_composed(tmp_path, one.lm().to(torch.bfloat16), [one], {}))
+    lm = quiet_transformers().AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert (model.dtype, model.encoders[0].model.dtype) == (torch.bfloat16, torch.float32)
+    ids, inputs = prompt(1, 4, one, 3), one.inputs(1)
+    wanted = lm(inputs_embeds=prompt_embeddings(one, ids, inputs).to(torch.bfloat16)).logits
+    found = model(ids, **inputs).logits
+    assert torch.equal(found[:, 4:8], wanted[:, 4:8]), "bits of features"
+    assert model.generate(ids, **inputs, **HOW).shape == (1, ids.shape[1] + 6)
+    every = submerge.load(tmp_path, dtype="bfloat16")
+    assert {x.dtype for x in every.parameters()} == {torch.bfloat16}
+
+
+def test_the_signature_has_the_specialists_inputs(model: Any, request_: dict[str, Any]) -> None:
+    """transformers' Trainer leaves out columns of data that the signature lacks."""
+    from transformers import Trainer, TrainingArguments
+
+    ids, image = request_["input_ids"][0], request_["pixel_values"][:1]
+    rows = [{"input_ids": ids, "pixel_values": image, "labels": ids, "unknown": 1}] * 2
+    trained = copy.deepcopy(model)
+    trained.requires_grad_(True)
+    trainer = Trainer(trained, TrainingArguments("unused", report_to=[], use_cpu=True))
+    kept = trainer._get_collator_with_removed_columns(lambda x: x)(rows)
+    assert kept[0].keys() == {"input_ids", "pixel_values", "labels"}
 
 
 def test_a_model_is_saved_from_another_place(
@@ -258,6 +307,21 @@ def test_a_saved_model_is_loaded_again(
     assert changed <= {"config.json", "generation_config.json", "model.safetensors"}
     model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert torch.equal(submerge.load(tmp_path / "shards")(**request_).logits, model(**request_).logits)
+
+
+@torch.no_grad()
+def test_changed_encoders_are_not_saved_in_silence(
+    folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = submerge.load(folder)
+    for same in (model, model.half(), model.float()):
+        same.save_pretrained(tmp_path / "same")
+    assert not [w for w in recwarn if "encoders" in str(w.message)]
+    next(model.encoders[0].model.parameters()).add_(1e-3)
+    with pytest.warns(
+        UserWarning, match="encoders of image were changed, and the copy has those of the bank"
+    ):
+        model.save_pretrained(tmp_path / "copy")
 
 
 @torch.no_grad()

@@ -204,6 +204,21 @@ def test_options_go_to_the_processors_that_know_them(pair: ModalityProcessor, in
     assert tokens_of(pair.tokenizer, outputs) == [["<image>"] * 2]
 
 
+def test_a_processor_that_looks_for_another_text_than_the_token_of_a_feature() -> None:
+    """Aya Vision's writes `<|IMG_PATCH|>`, which its model puts features at, in the place of `<image>`."""
+    patch, around = "<|IMG_PATCH|>", ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "TILE_1", "TILE_GLOBAL"]
+    shared = tokenizer(["<image>", patch, *around])
+    encoder = transformers.GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=False)
+    own = transformers.AyaVisionProcessor(encoder, shared, patch_size=8, img_size=32, downsample_factor=2)
+    ours = ModalityProcessor(shared, [specialist("image", "image", own, patch, ["pixel_values"])], "")
+    images = [image(0), image(1)]
+    outputs = ours(text=f"a {patch} b {patch}", images=images, return_tensors="pt")
+    theirs = own(text="a <image> b <image>", images=images, return_tensors="pt")
+    assert outputs.keys() == theirs.keys()
+    assert all(torch.equal(outputs[name], theirs[name]) for name in theirs)
+    assert (outputs["input_ids"] == shared.convert_tokens_to_ids(patch)).sum() == 2 * 4
+
+
 def test_a_processor_that_counts_texts_sees_those_of_its_own_inputs() -> None:
     shared = tokenizer(["<sound>"])
     own = transformers.AudioFlamingo3Processor(
@@ -307,7 +322,9 @@ def test_all_numbers_that_differ_are_told_at_once(processor: ModalityProcessor) 
 def test_a_call_that_fails_leaves_the_specialists_processor_as_it_was(processor: ModalityProcessor) -> None:
     own = processor.specialists["audio"].processor
     before = own.tokenizer
-    with pytest.raises(ValueError):
+    with pytest.raises(
+        submerge.RequestError, match="modality audio: Qwen2AudioProcessor refuses the inputs: T"
+    ):
         processor(text=AUDIO, audio=sound(0), sampling_rate=8_000)
     assert own.tokenizer is before
 
@@ -321,6 +338,12 @@ def test_a_processor_that_takes_no_sound_beside_text_is_named() -> None:
         ModalityProcessor(shared, [specialist("audio", "audio", own, "<sound>", [])], "")(
             text="<sound>", audio=sound(0)
         )
+
+
+def test_it_shows_what_it_is_made_of(processor: ModalityProcessor) -> None:
+    shown = repr(processor)
+    assert shown.startswith("ModalityProcessor(image: LlavaProcessor, audio: Qwen2AudioProcessor, depth: ")
+    assert processor.chat_template == processor.tokenizer.chat_template
 
 
 def test_a_missing_processor_is_told_with_its_folder(tmp_path: Path) -> None:

@@ -193,6 +193,23 @@ def pixtral() -> Specialist:
     return Specialist("image", t.LlavaForConditionalGeneration(config).eval(), "image", IMAGE, 4, image)
 
 
+def test_patches_of_images_of_many_sizes(tmp_path: Path) -> None:
+    """Mistral 3's projector is given the patches of all images, and their sizes."""
+    t = quiet_transformers()
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = t.Mistral3Config(
+        vision_config=t.PixtralVisionConfig(**vision, image_size=16, patch_size=4),
+        text_config=t.LlamaConfig(**TEXT),
+        image_token_index=IMAGE,
+    )
+    model = t.Mistral3ForConditionalGeneration(config).eval()
+    one = Specialist("image", model, "image", IMAGE, 4, pixtral().make)
+    folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 16)))
+    loaded = submerge.load(folder)
+    with pytest.raises(RequestError, match=r"\[16, 16\], .* told apart — merge with the mean of"):
+        loaded(input_ids=prompt(1, 2, one, 3), **one.inputs(1))
+
+
 @torch.no_grad()
 def test_images_side_by_side_in_one_row(tmp_path: Path) -> None:
     one = pixtral()

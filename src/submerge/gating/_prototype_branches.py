@@ -109,7 +109,10 @@ class PrototypeBranches(MixedBranches):
         x, inputs = (args[0] if args else next(iter(kwargs.values()))), noted.next_call()
         if x.ndim < 3 and (inputs.count is None or inputs.rows):
             what = f"the projector is given {list(x.shape)}, in which inputs cannot be told apart"
-            raise RequestError(Problem(what, "projectors", "call the model itself, with its inputs"))
+            hint = "call the model itself, with its inputs"
+            if inputs.count is not None:  # of images of many sizes, patch after patch
+                hint = "merge with the mean of the projectors: projectors: merged, or --projectors merged"
+            raise RequestError(Problem(what, "projectors", hint))
         rows = inputs.rows_of_each(len(x))
         weights = self.weights(x, rows, inputs) if inputs.weights is None else inputs.weights
         weights = weights.expand(len(rows), -1)

@@ -91,6 +91,14 @@ class Controller(ABC):
         modules, and with `partial` it is only a part of the checkpoint.
         """
 
+    @classmethod
+    def arguments(cls, folder: Folder) -> tuple[str, ...]:
+        """Return the names of data that calls of the model take beside those of its class.
+
+        The signature of `forward` has them, by which transformers' Trainer chooses columns.
+        """
+        return ()
+
     @abstractmethod
     def request(self, arguments: MutableMapping[str, Any]) -> Any:
         """Return what a call says to the gate, which is taken out of the call's keyword arguments."""

@@ -23,7 +23,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.gating import StopForward, each, tensors
 from submerge.serving._input_names import specialist_class
 
-__all__ = ["ENCODERS", "Encoder", "Encoders", "read_encoder"]
+__all__ = ["ENCODERS", "Encoder", "Encoders", "encoder_of", "read_encoder"]
 
 PASSED = {
     "inputs_embeds",
@@ -36,8 +36,8 @@ PASSED = {
 }
 """What a multimodal class may hand to its language model, beside flags."""
 FLAGS = ("return_", "output_")
-UNFIT = (AttributeError, TypeError, ValueError)
-"""What transformers' classes raise where inputs do not go together."""
+UNFIT = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+"""What transformers' classes raise where inputs do not go together, in torch's functions, too."""
 ENCODERS = "encoders"
 """The name of a model's attribute for them."""
 
@@ -52,6 +52,7 @@ class _LanguageModel(nn.Module):
         self.config = config
         self.register_buffer("like", like.new_empty(0), persistent=False)
         self.received: dict[str, Any] = {}
+        self.asked: set[tuple[int, ...]] = set()
 
     def get_input_embeddings(self) -> Any:
         """Return the table, which needs no rows."""
@@ -59,6 +60,7 @@ class _LanguageModel(nn.Module):
 
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Return zeros [B, L, d] for ids [B, L]."""
+        self.asked.add(tuple(ids.shape))
         return self.like.new_zeros(*ids.shape, self.config.hidden_size)
 
     def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -66,10 +68,11 @@ class _LanguageModel(nn.Module):
         self.received = {**{str(number): x for number, x in enumerate(args)}, **kwargs}
         raise StopForward
 
-    def taken(self) -> dict[str, Any]:
-        """Return what the last pass handed over, and let go of it."""
+    def taken(self) -> tuple[dict[str, Any], set[tuple[int, ...]]]:
+        """Return what the last pass handed over, and the shapes of ids it embedded, and let go of both."""
         received, self.received = self.received, {}
-        return received
+        asked, self.asked = self.asked, set()
+        return received, asked
 
 
 class Encoder(nn.Module):
@@ -77,7 +80,8 @@ class Encoder(nn.Module):
 
     Args:
         name: of the modality.
-        model: of transformers, whose language model is left out in place.
+        model: of transformers, whose language model is left out in place; that of another modality's encoder,
+            where one specialist takes both.
         kind: of its inputs, as its class calls them: image, audio, video.
         placeholder: the id of the tokens that stand for an input's features.
     """
@@ -85,11 +89,7 @@ class Encoder(nn.Module):
     def __init__(self, name: str, model: Any, kind: str, placeholder: int) -> None:
         super().__init__()
         self.name, self.kind, self.placeholder = name, kind, placeholder
-        decoder = model.get_decoder()
-        self.language_model = _LanguageModel(decoder.config, next(decoder.parameters()))
-        model.set_decoder(self.language_model)
-        if hasattr(model, "lm_head"):
-            model.lm_head = nn.Identity()
+        self.language_model = _left_out(model)
         self.model = model
         self.filler = _unused_id(model.config)
 
@@ -105,6 +105,8 @@ class Encoder(nn.Module):
         own = torch.where(ids == self.placeholder, ids, self.filler)
         try:
             embeddings = self._run(own, inputs)
+        except torch.OutOfMemoryError:
+            raise
         except UNFIT as error:
             raise self._refusal(own, inputs, str(error)) from error
         if embeddings.shape[:2] != own.shape:
@@ -118,10 +120,15 @@ class Encoder(nn.Module):
 
     def _run(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return what the language model is given for ids and inputs."""
+        self.language_model.taken()  # what is left of a pass that failed
         with suppress(StopForward):
             self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **self._moved(inputs))
-        received = self.language_model.taken()
+        received, asked = self.language_model.taken()
         self._check_passed(received)
+        if asked - {tuple(ids.shape)}:
+            what = f"{type(self.model).__name__} makes features of its language model's own embeddings"
+            hint = "such a model cannot be a specialist"
+            raise RequestError(Problem(what, f"modality {self.name}", hint))
         embeddings: torch.Tensor = received["inputs_embeds"]
         return embeddings
 
@@ -134,7 +141,7 @@ class Encoder(nn.Module):
         """Return how many features inputs have, where the class can say it apart from a prompt."""
         try:
             features = getattr(self.model, f"get_{self.kind}_features")(**self._moved(inputs)).pooler_output
-        except (AttributeError, TypeError, ValueError):
+        except UNFIT:
             return None
         count: int = sum(x.numel() for x in tensors(features)) // self.language_model.config.hidden_size
         return count
@@ -161,8 +168,9 @@ class Encoder(nn.Module):
         if features not in (None, tokens):
             what = f"the prompt has {tokens} placeholders, and the inputs have {features} features"
         hint = (
-            "give what the processor of the folder returns (submerge.load_processor); if it is, the "
-            "processor's settings are not the model's"
+            "give what the processor of the folder returns (submerge.load_processor)"
+            + (", of a text that marks where each input stands" if not tokens else "")
+            + "; if it is, the processor's settings are not the model's"
         )
         return RequestError(Problem(what, f"modality {self.name}", hint))
 
@@ -184,9 +192,12 @@ def _miss_nothing(encoders: nn.Module, keys: Any) -> None:
 
 
 def read_encoder(
-    task: Mapping[str, Any], folder: Path, own: dict[str, torch.Tensor], dtype: torch.dtype
+    task: Mapping[str, Any], folder: Path, own: dict[str, torch.Tensor], loading: Mapping[str, Any]
 ) -> Encoder:
     """Return a specialist's encoder, from the folder of its configuration and the tensors of its files.
+
+    `loading` are arguments of `from_pretrained`. Without a `dtype` there the encoder has the one in which
+    transformers loads the specialist, whatever that of the language model is.
 
     Raises:
         RequestError: transformers lacks its class, or cannot make it, or tensors are missing; or the class
@@ -195,16 +206,34 @@ def read_encoder(
     kind, where = specialist_class(task), f"modality {task['name']}"
     try:
         config = _without_layers(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        model, missing = _built(kind, config, own, dtype)
+        model, missing = _built(kind, config, own, loading)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         what = f"{kind.__name__} cannot be made of {folder / 'config.json'}: {error}"
         raise RequestError(Problem(what, where, "merge again, or install another transformers")) from error
     if missing:
         what = f"the bank lacks parameters of {kind.__name__}: {few(missing)}"
         raise RequestError(Problem(what, where, "merge again"))
-    encoder = Encoder(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
+    encoder = encoder_of(task, model)
     encoder.check()
     return encoder
+
+
+def encoder_of(task: Mapping[str, Any], model: Any) -> Encoder:
+    """Return the encoder of a modality, whose specialist's model may be that of another modality, too."""
+    return Encoder(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
+
+
+def _left_out(model: Any) -> _LanguageModel:
+    """Return what stands for a model's language model, which is left out in place if it is not yet."""
+    before = next((module for module in model.modules() if isinstance(module, _LanguageModel)), None)
+    if before is not None:
+        return before
+    decoder = model.get_decoder()
+    stand_in = _LanguageModel(decoder.config, next(decoder.parameters()))
+    model.set_decoder(stand_in)
+    if hasattr(model, "lm_head"):
+        model.lm_head = nn.Identity()
+    return stand_in
 
 
 def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +248,7 @@ def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _built(
-    kind: Any, config: Mapping[str, Any], own: dict[str, torch.Tensor], dtype: torch.dtype
+    kind: Any, config: Mapping[str, Any], own: dict[str, torch.Tensor], loading: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
     """Return the model, and the names of the parameters outside of its language model that are missing."""
     transformers = required("transformers", "a composed model needs")
@@ -229,8 +258,8 @@ def _built(
             None,
             config=kind.config_class.from_dict(dict(config)),
             state_dict=own,
-            dtype=dtype,
             output_loading_info=True,
+            **{"dtype": "auto", **loading},
         )
     decoder = model.get_decoder()
     if decoder is model:

@@ -29,7 +29,8 @@ class Folder:
     is not all, the tasks that the checkpoint is a merge of. Of `tables` a set of tasks gets the mean, and
     `merged` is what the checkpoint adds to the base's values of them. `low_rank` says that most matrices have
     complete updates at ranks below 1/T of theirs, as with adapters. `calibration` is what the manifest says
-    of the file of what inputs of the tasks showed.
+    of the file of what inputs of the tasks showed. `loading` are arguments of transformers' `from_pretrained`
+    for every part of the model.
 
     Examples:
         >>> import submerge
@@ -55,6 +56,7 @@ class Folder:
     merged: dict[str, torch.Tensor] = field(default_factory=dict)
     low_rank: bool = False
     calibration: Mapping[str, Any] | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ def attach_heads(model: Any, folder: Folder, gate: Gate, names: Mapping[str, str
     last: Heads | None = None
     for path in paths:
         module = model.get_submodule(path)
-        order = [name for name, _ in module.named_parameters()]
-        sets = [{name: head[f"{path}.{name}"] for name in order} for head in heads]
+        dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
+        sets = [{name: head[f"{path}.{name}"].to(dtype) for name, dtype in dtypes.items()} for head in heads]
         if path != paths[-1]:
             branch_module(module, SelectedBranches(gate, sets))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -12,18 +13,18 @@ import torch
 
 from submerge.arguments import checked
 from submerge.deferred import quietly, required
-from submerge.device import find_device
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
 from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
 from submerge.serving._controller import Controller
 from submerge.serving._folder import gate_manifest
+from submerge.serving._load_options import load_options
 from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
 from submerge.serving._projectors import ProjectorController
 from submerge.serving._routed_model import gated_class
-from submerge.store import MODALITY_GATE, PROJECTOR_GATE, dtype_named, is_adapter, open_adapter
+from submerge.store import MODALITY_GATE, PROJECTOR_GATE, is_adapter, open_adapter
 
 __all__ = ["CONTROLLERS", "load"]
 
@@ -45,6 +46,7 @@ def load(
     architecture: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    attn_implementation: str | None = None,
     cache: int = CACHE,
     **settings: Any,
 ) -> Any:
@@ -75,8 +77,10 @@ def load(
         folder: what `submerge merge` wrote, or `submerge many export`; an adapter needs PEFT, and its base.
         features: True for the model without the heads of its tasks, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
-        dtype: of the model; that of the folder by default.
-        device: of the model; the CPU by default.
+        dtype: of all parts of the model; by default that of the folder, and of a composed model's encoders
+            that of their own models. `torch_dtype` is taken, too.
+        device: of the model; the CPU by default. A `device_map` is taken where it has one device.
+        attn_implementation: of all parts of the model, such as `eager`, which returns attentions.
         cache: bytes of merged cores that are held for sets of tasks that come again.
         **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`; of a gate
             of projectors `score`, `temperature`, `top`, `centred` and `key`.
@@ -97,29 +101,23 @@ def load(
         (torch.Size([1, 3, 256]), ['code'])
     """
     transformers = required("transformers", "submerge.load needs")
-    device = None if device is None else find_device(device)
-    _check_dtype(dtype)
+    loading = load_options(settings, dtype=dtype, device=device, attn_implementation=attn_implementation)
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
     controller = _controller(Path(folder))
     opened = with_linear_heads(controller.configured(controller.open(Path(folder)), settings))
+    opened = dataclasses.replace(opened, loading=loading.arguments)
     config = _configuration(transformers, opened.path)
     heads = any(opened.heads) and not features
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
     sizes = head_sizes(opened, heads=heads)
-    model = _pretrained(transformers, gated_class(kind, controller, load), opened.path, dtype, sizes)
+    gated = gated_class(kind, controller, load, controller.arguments(opened))
+    model = _pretrained(transformers, gated, opened.path, {**loading.arguments, **sizes})
     names = loaded_names(model, [*opened.updated, *{n for head in opened.heads for n in head}])
     model.controller = controller.attach(
         model, opened, Gate(Recent(cache)), names, heads=heads, partial=partial
     )
     model.requires_grad_(False).eval()
-    return model if device is None else model.to(device)
-
-
-def _check_dtype(dtype: torch.dtype | str | None) -> None:
-    """Raise `RequestError` where torch has no type of this name."""
-    if isinstance(dtype, str) and dtype != "auto" and dtype_named(dtype) is None:
-        hint = "give one of torch's, such as bfloat16, or leave it out: that of the folder"
-        raise RequestError(Problem(f"there is no dtype {dtype!r}", "dtype", hint))
+    return model if loading.device is None else model.to(loading.device)
 
 
 def _controller(path: Path) -> type[Controller]:
@@ -154,11 +152,11 @@ def _configuration(transformers: Any, path: Path) -> Any:
         raise RequestError(Problem(what, str(path), hint)) from None
 
 
-def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Mapping[str, int]) -> Any:
+def _pretrained(transformers: Any, kind: Any, path: Path, arguments: Mapping[str, Any]) -> Any:
     """Return the model of the checkpoint; heads that it lacks are made, and replaced later."""
     with warnings.catch_warnings(), quietly(transformers.logging):
         warnings.simplefilter("ignore")
         # that of the class itself is `load`
         return super(kind, kind).from_pretrained(
-            path, dtype=dtype or "auto", local_files_only=True, ignore_mismatched_sizes=True, **sizes
+            path, local_files_only=True, ignore_mismatched_sizes=True, **{"dtype": "auto", **arguments}
         )

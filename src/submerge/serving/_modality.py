@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, GatedModel, TokenAssignment
 from submerge.serving._attach import check_names
+from submerge.serving._changed_encoders import changed_encoders
 from submerge.serving._controller import Call, Controller
-from submerge.serving._encoder import ENCODERS, Encoder, Encoders, read_encoder
+from submerge.serving._encoder import ENCODERS, Encoder, Encoders, encoder_of, read_encoder
 from submerge.serving._folder import Folder, copy_beside
 from submerge.serving._input_names import input_kind, input_names
-from submerge.serving._modality_folder import ModalityFolder, open_modality_folder
+from submerge.serving._modality_folder import ModalityFolder, Read, open_modality_folder
 from submerge.serving._prompt import Prompt
 from submerge.serving._streams import stream_updates, tell_heads
 
@@ -56,7 +58,9 @@ class ModalityController(Controller):
     def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
         if settings:
             what = f"a composed model has no settings: {few(settings)}"
-            hint = "load takes dtype and device; what the gate does is said in the recipe"
+            hint = (
+                "load takes dtype, device and attn_implementation; what the gate does is said in the recipe"
+            )
             raise RequestError(Problem(what, str(folder.path), hint))
         return folder
 
@@ -70,18 +74,23 @@ class ModalityController(Controller):
         with folder.reading() as read:
             gated.add(model, stream_updates(model, folder, gate, names, read), by_token=True)
             tell_heads(model, gated)
-            encoders = Encoders(
-                read_encoder(
-                    task, folder.files(n), {own: read(name) for own, name in modules.items()}, model.dtype
-                )
-                for n, (task, modules) in enumerate(zip(folder.tasks, folder.modules, strict=True))
-            )
+            encoders = Encoders(_read_encoders(folder, read))
         setattr(model, ENCODERS, encoders)
         return cls(folder, gated, encoders)
 
+    @classmethod
+    def arguments(cls, folder: Folder) -> tuple[str, ...]:
+        return tuple(name for names in input_names(folder.tasks) for name in names)
+
     def save(self, folder: Path) -> None:
-        """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
+        """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer.
+
+        The encoders are those of the bank; a warning names any that were changed since they were loaded.
+        """
         copy_beside(self.path, folder)
+        if changed := changed_encoders(self.path, self._listed):
+            what = f"the encoders of {few(changed, 9)} were changed, and the copy has those of the bank"
+            warnings.warn(f"{what}: keep their state_dict, model.encoders[…].state_dict()", stacklevel=3)
 
     def request(self, arguments: MutableMapping[str, Any]) -> Inputs:
         """Return each specialist's inputs; raise `RequestError` for those of a modality without one."""
@@ -202,6 +211,18 @@ class ModalityController(Controller):
     @property
     def _listed(self) -> list[Encoder]:
         return list(self.encoders)  # type: ignore[arg-type]
+
+
+def _read_encoders(folder: ModalityFolder, read: Read) -> list[Encoder]:
+    """Return each specialist's encoder; modalities of one specialist have one model."""
+    encoders: list[Encoder] = []
+    for n, (task, owner) in enumerate(zip(folder.tasks, folder.owners, strict=True)):
+        if owner < n and folder.config(n) == folder.config(owner):
+            encoders.append(encoder_of(task, encoders[owner].model))
+        else:
+            own = {name: read(stored) for name, stored in folder.modules[owner].items()}
+            encoders.append(read_encoder(task, folder.files(n), own, folder.loading))
+    return encoders
 
 
 def _cached(inputs: Mapping[str, Any]) -> int:

@@ -10,7 +10,7 @@ The parameters of stream n are, by what the bank holds of a parameter T of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +57,13 @@ class ModalityFolder(Folder):
     """The folder of a composed model: a task is a specialist of one modality.
 
     `modules` are the own tensors of each specialist, from their names in its files to those in the bank;
-    `parameters` are those of the language model that differ from stream to stream.
+    `parameters` are those of the language model that differ from stream to stream. `owners` has for each
+    specialist the number of the one whose parts it has: its own, or that of an earlier one which shares them.
     """
 
     modules: tuple[dict[str, str], ...] = ()
     parameters: dict[str, StreamParts] = field(default_factory=dict)
+    owners: tuple[int, ...] = ()
 
     @property
     def updated(self) -> tuple[str, ...]:
@@ -69,14 +71,19 @@ class ModalityFolder(Folder):
 
     @property
     def streams(self) -> tuple[tuple[int, ...], ...]:
-        """The members of each stream: its own number n, and K that takes the merged update away again."""
+        """The members of each stream: its owner's number n, and K that takes the merged update away again."""
         count = len(self.tasks)
         is_merged = any(parts.merged for parts in self.parameters.values())
-        return tuple((n, count) if is_merged else (n,) for n in range(count))
+        return tuple((n, count) if is_merged else (n,) for n in self.owners)
 
     def files(self, number: int) -> Path:
         """Return the folder of a specialist's configuration and processor."""
         return self.path / MODALITIES / str(self.tasks[number]["name"])
+
+    def config(self, number: int) -> bytes:
+        """Return a specialist's configuration, as it is written; empty where there is none."""
+        file = self.files(number) / "config.json"
+        return file.read_bytes() if file.is_file() else b""
 
     @contextmanager
     def reading(self) -> Iterator[Read]:
@@ -96,10 +103,10 @@ def open_modality_folder(path: Path) -> ModalityFolder:
             what = f"the placeholder of {task['name']} is not said"
             raise RequestError(Problem(what, str(path), "merge again"))
     modules: tuple[dict[str, str], ...] = tuple({} for _ in gate.tasks)
-    folder = ModalityFolder(path, gate.tasks, gate.settings, gate.method, modules=modules)
+    owners = _owners(path, gate.tasks)
+    folder = ModalityFolder(path, gate.tasks, gate.settings, gate.method, modules=modules, owners=owners)
     for name in bank_names(path, manifest):
         _sort_in(folder, name)
-    _share(folder)
     for name, parts in folder.parameters.items():
         if not parts.is_complete:
             raise RequestError(Problem(f"{name} lacks some of its factors", str(path / BANK), "merge again"))
@@ -131,21 +138,17 @@ def _sort_in(folder: ModalityFolder, name: str) -> None:
         parts.factors.setdefault(int(number), {})[part] = name
 
 
-def _share(folder: ModalityFolder) -> None:
-    """Give specialists that share the parts of another one the names of these."""
-    for number, task in enumerate(folder.tasks):
-        if (shared := task.get(SHARED_PARTS)) is None:
-            continue
-        if shared not in folder.names[:number]:
+def _owners(path: Path, tasks: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Return for each specialist the number of the one whose parts it has."""
+    names = [task["name"] for task in tasks]
+    owners: list[int] = []
+    for number, task in enumerate(tasks):
+        shared = task.get(SHARED_PARTS)
+        if shared is not None and shared not in names[:number]:
             what = f"{task['name']} has the parts of {shared!r}, of which there are none before it"
-            raise RequestError(Problem(what, str(folder.path), "merge again"))
-        first = folder.names.index(shared)
-        folder.modules[number].update(folder.modules[first])
-        for parts in folder.parameters.values():
-            if first in parts.values:
-                parts.values[number] = parts.values[first]
-            if first in parts.factors:
-                parts.factors[number] = parts.factors[first]
+            raise RequestError(Problem(what, str(path), "merge again"))
+        owners.append(number if shared is None else owners[names.index(shared)])
+    return tuple(owners)
 
 
 def _parts(parameters: dict[str, Any], tensor: str) -> StreamParts:

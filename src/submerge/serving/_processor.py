@@ -41,6 +41,10 @@ class ModalityProcessor:
         self.specialists = {specialist.name: specialist for specialist in specialists}
         self._manifest = manifest
 
+    def __repr__(self) -> str:
+        own = ", ".join(f"{n}: {type(s.processor).__name__}" for n, s in self.specialists.items())
+        return f"{type(self).__name__}({own}; {type(self.tokenizer).__name__})"
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """The names of the modalities."""
@@ -51,6 +55,15 @@ class ModalityProcessor:
         """What a call may return: the tokenizer's names, then those of the specialists' inputs."""
         own = [name for specialist in self.specialists.values() for name in specialist.names]
         return [*self.tokenizer.model_input_names, *own]
+
+    @property
+    def chat_template(self) -> Any:
+        """The base's chat template, which the tokenizer has; None where there is none."""
+        return self.tokenizer.chat_template
+
+    @chat_template.setter
+    def chat_template(self, template: Any) -> None:
+        self.tokenizer.chat_template = template
 
     def __call__(
         self,
@@ -151,6 +164,13 @@ class ModalityProcessor:
     def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tokenizer's `batch_decode`."""
         return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Return the texts of generated ids, as transformers' pipelines ask a processor for them."""
+        kwargs["skip_special_tokens"] = skip_special_tokens
+        return list(self.batch_decode(generated_outputs, **kwargs))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what `load_processor` reads, beside what the model's `save_pretrained` writes."""

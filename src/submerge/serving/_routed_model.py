@@ -18,12 +18,18 @@ __all__ = ["gated_class", "input_count"]
 
 
 @functools.cache  # a copy, and what was pickled, is of the same class
-def gated_class(kind: type, controller: type[Controller], load: Callable[..., Any] | None = None) -> type:
+def gated_class(
+    kind: type,
+    controller: type[Controller],
+    load: Callable[..., Any] | None = None,
+    arguments: tuple[str, ...] = (),
+) -> type:
     """Return a subclass of a transformers class whose forward and generate are begun by a controller.
 
     It takes what the class takes, and besides what the controller's requests say; it has the controller's
     members, too. What a call decides for all modules is the model's own state: calls of several threads run
-    one after another. `load` is what its `from_pretrained` calls.
+    one after another. `load` is what its `from_pretrained` calls, and `arguments` are what the signature of
+    its forward has besides.
     """
 
     @functools.wraps(kind.forward)  # type: ignore[attr-defined]  # transformers looks at its signature
@@ -40,6 +46,8 @@ def gated_class(kind: type, controller: type[Controller], load: Callable[..., An
             call = own.begin(self, _by_name(kind, args, kwargs), request)
             _check_checkpoints(self, call)
             return _run(own, plain, call)
+
+    forward.__signature__ = _with_arguments(kind, arguments)  # type: ignore[attr-defined]
 
     def generate(self: Any, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Begin once, on the prompt; then generate as transformers does."""
@@ -65,7 +73,7 @@ def gated_class(kind: type, controller: type[Controller], load: Callable[..., An
     members: dict[str, Any] = {
         "forward": forward,
         "save_pretrained": save_pretrained,
-        "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller, load), self.__dict__),
+        "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller, load, arguments), self.__dict__),
         **{name: _in_turn(member) for name, member in controller.members.items()},
         "__module__": kind.__module__,
         "__qualname__": f"Routed{kind.__qualname__}",
@@ -91,9 +99,21 @@ def _in_turn(member: Any) -> Any:
     return method
 
 
-def _empty(kind: type, controller: type[Controller], load: Callable[..., Any] | None) -> Any:
+def _with_arguments(kind: Any, arguments: tuple[str, ...]) -> inspect.Signature:
+    """Return the signature of a class's forward with more keyword arguments, of which none is required."""
+    own = inspect.signature(kind.forward)
+    parameters = list(own.parameters.values())
+    more = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in arguments]
+    position = len(parameters) - bool(parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    more = [parameter for parameter in more if parameter.name not in own.parameters]
+    return own.replace(parameters=[*parameters[:position], *more, *parameters[position:]])
+
+
+def _empty(
+    kind: type, controller: type[Controller], load: Callable[..., Any] | None, arguments: tuple[str, ...]
+) -> Any:
     """Return a model of a gated class, which no module has by name, for pickle to fill."""
-    made: Any = gated_class(kind, controller, load)
+    made: Any = gated_class(kind, controller, load, arguments)
     return made.__new__(made)
 
 

@@ -58,6 +58,15 @@ class SpecialistProcessor:
         """What the specialist's processor calls them."""
         return ARGUMENTS.get(self.kind, self.kind)
 
+    @property
+    def _written(self) -> str:
+        """What its processor looks for where an input stands, which need not be the token of a feature.
+
+        Aya Vision's writes `<|IMG_PATCH|>` for each feature in the place of one `<image>`.
+        """
+        token = getattr(self.processor, f"{self.kind}_token", None)
+        return token if isinstance(token, str) and token else self.placeholder
+
     def accepts(self, option: str) -> bool:
         """Return whether the processor takes this option for its kind of inputs."""
         by_kind = getattr(self.processor, "valid_processor_kwargs", None)
@@ -82,7 +91,7 @@ class SpecialistProcessor:
 
         Raises:
             RequestError: the processor takes no such inputs beside texts, as that of Voxtral; an image
-                cannot be read, or a sound has several channels or integers.
+                cannot be read, or a sound has several channels or integers; or it refuses the inputs itself.
         """
         if self._own_argument not in signature(type(self.processor).__call__).parameters:
             raise self._unfit(f"takes no {self._own_argument} beside texts")
@@ -92,11 +101,19 @@ class SpecialistProcessor:
         hidden = _stand_ins(texts, others)
         recorder, processor = _RecordingTokenizer(self.processor.tokenizer), copy(self.processor)
         processor.tokenizer = recorder
-        outputs = processor(
-            text=[_replaced(texts[number], hidden) for number in own],
-            **{self._own_argument: inputs, f"{self._own_argument}_kwargs": dict(options)},
-            text_kwargs={"return_tensors": None},  # its ids are not used, and those of several texts differ
-        )
+        written = {self.placeholder: self._written}
+        try:
+            outputs = processor(
+                text=[_replaced(_replaced(texts[number], hidden), written) for number in own],
+                **{self._own_argument: inputs, f"{self._own_argument}_kwargs": dict(options)},
+                text_kwargs={
+                    "return_tensors": None
+                },  # its ids are not used, and those of several texts differ
+            )
+        except (LookupError, TypeError, ValueError) as error:
+            what = f"{type(self.processor).__name__} refuses the inputs: {error}"
+            hint = "give them as to the specialist's own processor"
+            raise RequestError(Problem(what, f"modality {self.name}", hint)) from error
         expanded = list(texts)
         shown = {character: placeholder for placeholder, character in hidden.items()}
         for number, text in zip(own, self._tokenized(recorder, len(own)), strict=True):

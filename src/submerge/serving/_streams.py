@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def stream_updates(
         for path, local in places[id(parameter)]:
             module = model.get_submodule(path)
             reader = _StreamReader(gate, f"{path}:{local}", parameter, read)
-            updates.setdefault(path, {})[local] = reader.update(parts, len(folder.tasks), module)
+            updates.setdefault(path, {})[local] = reader.update(parts, folder.owners, module)
     return updates
 
 
@@ -75,17 +75,17 @@ class _StreamReader:
     def __init__(self, gate: Gate, key: str, parameter: torch.Tensor, read: Read) -> None:
         self.gate, self.key, self.parameter, self.read = gate, key, parameter, read
 
-    def update(self, parts: StreamParts, count: int, module: nn.Module) -> GatedUpdate:
-        """Return the update of a parameter for the streams of `count` specialists.
+    def update(self, parts: StreamParts, owners: Sequence[int], module: nn.Module) -> GatedUpdate:
+        """Return the update of a parameter for the streams of K specialists, which `owners` stand for.
 
-        Members are the specialists, and `count` itself for −ΔW, which a stream that counts from the base's
-        values needs where the parameter is that of the merged language model, and the base's is not at hand.
+        Members are the owners, and K for −ΔW, which a stream that counts from the base's values needs where
+        the parameter is that of the merged language model, and the base's is not at hand.
         """
         values = {n: self._tensor(name) for n, name in parts.values.items()}
         triplets = {n: self._triplets(pair) for n, pair in parts.factors.items() if n not in values}
-        counts_from_base = len(values) < count
+        counts_from_base = any(owner not in values for owner in owners)
         if parts.merged and not parts.base and counts_from_base:
-            triplets[count] = self._triplets(parts.merged, sign=-1.0)
+            triplets[len(owners)] = self._triplets(parts.merged, sign=-1.0)
         factors = self._factors(triplets, module) if triplets else None
         update = GatedValues(self.gate, self.key, values, factors) if values or factors is None else factors
         if parts.base and counts_from_base:

@@ -17,6 +17,8 @@ _POSITIONS = "positions of several dimensions (mrope)"
 _LAYERS = "features in layers behind the first (deepstack)"
 _MASKS = "masks by the kinds of tokens (token_type_ids)"
 _CROSS = "features to attend to (cross-attention)"
+_INDICATORS = "features in the places of other tokens than its placeholder (visual_indicator_token_ids)"
+_TOKENS = "its inputs as tokens of its vocabulary (vocabulary_map)"
 
 
 def more_than_embeddings(model: Checkpoint, where: str) -> list[Problem]:
@@ -46,6 +48,10 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
             yield _LAYERS
         if part.get("cross_attention_layers"):
             yield _CROSS
+        if part.get("visual_indicator_token_ids"):
+            yield _INDICATORS
+        if part.get("vocabulary_map"):
+            yield _TOKENS
 
 
 def _of_class(config: Mapping[str, Any]) -> Iterator[str]:
