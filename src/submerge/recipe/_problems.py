@@ -131,7 +131,7 @@ class Report:
         mergekit ignores it, but for what stands in a section that is `ours`.
         """
         others = f"valid here: {listed(valid)}" if valid else ""
-        meant = RENAMED_KEYS.get(name, name)
+        meant = RENAMED_KEYS.get(name.lower(), name)
         hint = did_you_mean(meant if meant in valid else name, valid, others)
         note = self.add if ours else self.add_ignored
         note(f"unknown key {show(name)}", path, hint)
