@@ -246,6 +246,17 @@ def test_models_that_do_not_save_adapters_one_by_one_are_refused(two: Tuned) -> 
         submerge.merge_adapters(model, ["x"])
 
 
+def test_other_kinds_in_a_live_model_are_refused() -> None:
+    """PEFT would refuse the LoRA that comes out of LoHa beside it: the message leads to folders."""
+    import peft
+
+    config = peft.LoHaConfig(r=2, target_modules=["q_proj"])
+    model = peft.get_peft_model(MODELS["llama"](quiet_transformers()), config, adapter_name="style")
+    wanted = r"'style' is LOHA.* merge their folders with submerge\.merge"
+    with pytest.raises(submerge.RequestError, match=wanted):
+        submerge.merge_adapters(model, ["style"], method="cat", weight=[1.0], name="out")
+
+
 def test_problems_are_told_by_the_names_of_adapters(tmp_path: Path) -> None:
     model = peft_model("llama", None, 0, r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     with pytest.raises(

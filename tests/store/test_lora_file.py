@@ -259,6 +259,67 @@ def test_a_text_encoder_with_fused_maps(tmp_path: Path) -> None:
     assert all("OpenCLIP's form" in text for text in fitted.left_out)
 
 
+FLUX: dict[str, tuple[tuple[str, int], ...]] = {
+    "double_blocks.0.img_attn.qkv": tuple((f"transformer_blocks.0.attn.to_{k}", 8) for k in "qkv"),
+    "double_blocks.0.txt_attn.qkv": tuple((f"transformer_blocks.0.attn.add_{k}_proj", 8) for k in "qkv"),
+    "double_blocks.0.img_attn.proj": (("transformer_blocks.0.attn.to_out.0", 8),),
+    "double_blocks.0.txt_mlp.0": (("transformer_blocks.0.ff_context.net.0.proj", 32),),
+    "double_blocks.0.img_mod.lin": (("transformer_blocks.0.norm1.linear", 48),),
+    "single_blocks.0.linear1": (
+        *((f"single_transformer_blocks.0.attn.to_{k}", 8) for k in "qkv"),
+        ("single_transformer_blocks.0.proj_mlp", 32),
+    ),
+    "single_blocks.0.modulation.lin": (("single_transformer_blocks.0.norm.linear", 24),),
+    "vector_in.in_layer": (("time_text_embed.text_embedder.linear_1", 8),),
+}
+"""Maps of Flux with eight inputs, and those of diffusers that are runs of their rows."""
+
+
+def divided(weights: State) -> State:
+    """Return weights of the original's maps as diffusers has them."""
+    found = {}
+    for whole, runs in FLUX.items():
+        rows = weights[f"{whole}.weight"].split([count for _, count in runs])
+        found |= {f"{name}.weight": own.contiguous() for (name, _), own in zip(runs, rows, strict=True)}
+    return found
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_flux_in_the_form_of_the_other(flat: bool, tmp_path: Path) -> None:
+    """What a file does to the base in its own form, it does to the base in the other form."""
+    sizes = {whole: sum(count for _, count in runs) for whole, runs in FLUX.items()}
+    original = {f"{whole}.weight": draw(rows, 8) for whole, rows in sizes.items()}
+    bases = (original, divided(original))
+    rows = [sizes, {name: count for runs in FLUX.values() for name, count in runs}]
+    for number, own in enumerate(rows):
+        tensors = {}
+        for seed, (name, count) in enumerate(own.items()):
+            key = f"lora_unet_{name.replace('.', '_')}" if flat else f"transformer.{name}"
+            tensors[f"{key}.lora_down.weight"] = draw(2, 8, seed=seed)
+            tensors[f"{key}.lora_up.weight"] = draw(count, 2, seed=seed)
+            tensors[f"{key}.alpha"] = torch.tensor(1.0)
+        adapter = opened(tmp_path, tensors)
+        found = [merged(adapter, {f"root.{k}": v for k, v in base.items()}) for base in bases]
+        first, second = ({k.removeprefix("root."): v for k, v in state.items()} for state in found)
+        same(divided(first), second)
+        assert not torch.equal(
+            first["single_blocks.0.linear1.weight"], original["single_blocks.0.linear1.weight"]
+        )
+        recipe = {"merge_method": "cat", "base_model": str(tmp_path / "base.safetensors")}
+        save_file(bases[1 - number], tmp_path / "base.safetensors")
+        models = [{"model": str(tmp_path / "lora.safetensors"), "parameters": {"weight": 1.0}}]
+        submerge.merge(recipe | {"models": models}, tmp_path / f"out{number}", settings=ROOM)
+        same(load_file(tmp_path / f"out{number}" / "model.safetensors"), (second, first)[number])
+
+
+def test_dora_of_maps_that_flux_divides(tmp_path: Path) -> None:
+    key = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {f"{key}.lora_down.weight": draw(2, 8), f"{key}.lora_up.weight": draw(24, 2)}
+    base = {f"{name}.weight": (rows, 8) for runs in FLUX.values() for name, rows in runs}
+    with pytest.raises(RequestError, match="names modules as the original checkpoint does"):
+        fit_adapter(opened(tmp_path, tensors | {f"{key}.dora_scale": draw(24, 1)}), base)
+
+
 @pytest.mark.parametrize(
     ("module", "base"),
     [

@@ -69,7 +69,7 @@ def merge_adapters(
         ['both', 'chess', 'law']
     """
     _check_model(model)
-    problems = _refusals(list(model.peft_config), adapters, name)
+    problems = _refusals(list(model.peft_config), adapters, name) + _other_kinds(model, adapters)
     problems += [_clash(one) for one in sorted({*model.peft_config, name} & _words(model))]
     if problems:
         raise RequestError(problems)
@@ -139,6 +139,19 @@ def _by_name(error: RequestError, names: Mapping[str, str]) -> RequestError:
             problem = Problem(problem.what, f"adapter {names[own]!r}", hint)
         problems.append(problem)
     return RequestError(problems)
+
+
+def _other_kinds(model: PeftModel, adapters: Sequence[str]) -> list[Problem]:
+    """Return the adapters that are no LoRA: what comes out is, and PEFT takes no other kind beside one."""
+    kinds = {name: model.peft_config[name].peft_type.value for name in adapters if name in model.peft_config}
+    hint = "save the adapters, and merge their folders with submerge.merge"
+    return [
+        Problem(
+            f"the adapter {name!r} is {kind}, beside which PEFT loads no LoRA, which would come out", "", hint
+        )
+        for name, kind in kinds.items()
+        if kind != "LORA"
+    ]
 
 
 def _refusals(loaded: Sequence[str], adapters: Sequence[str], name: str) -> list[Problem]:

@@ -27,6 +27,7 @@ from submerge.store.adapter import (
     Part,
     Replace,
     Rows,
+    SharedFactors,
     StackedRows,
     Transformed,
     saved_table,
@@ -119,8 +120,10 @@ def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tup
     """
     if isinstance(part, Rows):
         return _trained_table(adapter, name, part, table)
-    if isinstance(part, ComputedUpdate | Transformed | StackedRows):
-        what = f"its update of {name} is no product of two matrices, and rows of that table are moved"
+    if isinstance(part, ComputedUpdate | Transformed | StackedRows | SharedFactors):
+        what = (
+            f"its update of {name} is no product of two matrices of its own, and rows of that table are moved"
+        )
         hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
         raise RequestError(Problem(what, str(adapter.path), hint))
     assert not isinstance(part, Replace)  # such a table is the adapter's own, and has nothing beside it
@@ -271,7 +274,10 @@ class _UpdatedTable:
 
 
 class _UpdatedSource:
-    """Reads rows of W and of U as they are asked for, and V once: the update of W is s · U V, U [V, r]."""
+    """Reads rows of W and of U as they are asked for, and V once: the update of W is s · U V, U [V, r].
+
+    Singular values between the factors (AdaLoRA) are in V.
+    """
 
     def __init__(self, of: _UpdatedTable, files: FileTable) -> None:
         self._of, self._files = of, files
@@ -326,7 +332,10 @@ class _UpdatedSource:
         part = self._of.part
         entry = part.left_entry if part.transposed else part.right_entry
         values = self._values(entry, 0, entry.numel).view(entry.shape)
-        return values.T if part.transposed != part.swapped else values
+        values = values.T if part.transposed != part.swapped else values
+        if part.between is None:
+            return values
+        return values * self._values(part.between, 0, part.between.numel).unsqueeze(1)
 
     def _values(self, entry: TensorEntry, start: int, count: int) -> torch.Tensor:
         return self._read(self._of.adapter.source(entry, self._files), entry.dtype, start, count)

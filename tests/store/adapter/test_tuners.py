@@ -382,6 +382,20 @@ FAULTS: dict[str, tuple[str, Callable[[State], State], dict[str, Any], str]] = {
 }
 
 
+def test_tables_that_were_saved_beside_factors(tmp_path: Path) -> None:
+    """PEFT saves a head that was adapted, and its values count where they are not the base's."""
+    made = make("AdaLoRA", tmp_path / "a", target_modules=["lm_head"])
+    assert any(key.endswith("lm_head.base_layer.weight") for key in stored(made.folder))
+    same(adapted(made, []), made.merged)
+    other = {name: tensor + (name == "lm_head.weight") for name, tensor in made.base.items()}
+    write(tmp_path / "base", other, {"model_type": "llama"})
+    recipe = {"merge_method": "passthrough", "models": [{"model": f"{tmp_path / 'base'}+{made.folder}"}]}
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    same(read(tmp_path / "out"), other | {"lm_head.weight": made.merged["lm_head.weight"]})
+    with pytest.raises(RequestError, match="holds the weight of lm_head beside what the LoHa does to it"):
+        open_adapter(str(make("LoHa", tmp_path / "b", target_modules=["lm_head"]).folder))
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_refused(fault: str, tmp_path: Path) -> None:
     case, tensors, fields, message = FAULTS[fault]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._config import AdapterConfig
@@ -212,6 +212,13 @@ def _add_tuned(
         return
     if not parts:
         build.notes.append(f"{module} has no rank left")
+    table, part = wrapped.pop(f"{module}.weight", None), parts.get("weight")
+    if table is not None and isinstance(part, LowRankPart):
+        parts["weight"] = replace(part, copy=table)
+        build.notes.append(f"{module}: the weight itself was saved beside the factors")
+    elif table is not None:
+        what = f"holds the weight of {module} beside what the {build.config.kind.name} does to it"
+        build.wrong(what, "merge it with PEFT (merge_and_unload) and give the checkpoint")
     for leaf, part in parts.items():
         build.put(f"{module}.{leaf}", part)
 

@@ -10,6 +10,7 @@ from itertools import combinations
 from submerge.errors import Problem, RequestError
 from submerge.names import match_names
 from submerge.store.adapter._adapter import Adapter
+from submerge.store.adapter._flux import flux_parts
 from submerge.store.adapter._lora_names import component_of
 from submerge.store.adapter._open_clip import has_open_clip, open_clip_parts
 from submerge.store.adapter._parts import Part
@@ -55,7 +56,9 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
         and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
     }
     for component in components.keys() - fitting.keys():
-        if (placed := open_clip_parts(components[component], shapes, fits)) is not None:
+        own = components[component]
+        placed = open_clip_parts(own, shapes, fits) or flux_parts(own, shapes, fits)
+        if placed:
             fitting[component] = placed
     for component in components.keys() - fitting.keys():
         _check_naming([f"{component}_{name}" for name in components[component]], shapes, str(adapter.path))
@@ -130,8 +133,9 @@ def _by_flat_names(names: list[str], shapes: Shapes) -> dict[str, str]:
         forms = (name, name.removeprefix(_TEXT_MODEL))
         targets = next((flat[form] for form in forms if form in flat), None)
         if targets is None:  # the base has a prefix of its own
-            ending = f"_{name}"
-            targets = [target for form, group in flat.items() if form.endswith(ending) for target in group]
+            ending = f"_{name}"  # and is of whole words: single_transformer_blocks are no transformer_blocks
+            ends = (target for form, group in flat.items() if form.endswith(ending) for target in group)
+            targets = [target for target in ends if target[-len(ending)] == "."]
         if len(targets) == 1:
             base_names[name] = targets[0]
     return base_names

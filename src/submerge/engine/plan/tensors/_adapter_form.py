@@ -194,14 +194,14 @@ def _replaced_modules(inputs: Inputs) -> set[str]:
 def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> dict[str, LoraKeys] | None:
     """Return the keys of a LoRA file like those that come in, or None where PEFT's form is written.
 
-    Each parameter has the keys of the first file that has it.
+    Each parameter has the keys of the first file that has it; one that has rows of a map in a file has none.
     """
     keys: dict[str, LoraKeys] = {}
     for model in reversed(models):
         if model.adapter is None or not is_of_pipeline(model.adapter.form):
             continue
         for name, part in model.adapter.parts.items():
-            if isinstance(part, LowRankPart):
+            if isinstance(part, LowRankPart) and part.rows is None:
                 alpha = part.alpha.name if part.alpha else None
                 keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
     merged = {tensor.name for tensor in tensors if tensor.action == "merge"}
