@@ -33,8 +33,6 @@ LEFT_OUT = {  # what an adapter in portable form has no place for, and how much 
     "bias": 4,
     "biases": 8,
     "bias-of-b": 4,
-    "tokens": 1,
-    "rows-by-name": 2,
     "classifier-biases": 17,
 }
 PACKED = {case for case, (kind, _) in CASES.items() if kind in ("mixtral", "qwen3-moe", "gpt-oss", "experts")}

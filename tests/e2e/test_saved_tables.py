@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -37,6 +38,8 @@ TABLES: dict[str, tuple[int, dict[str, Any]]] = {
         0,
         {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     ),
+    "rows": (0, {"target_modules": ["q_proj"], "trainable_token_indices": [7, 3]}),
+    "rows too": (0, {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [7, 9]}}),
     "factors as one": (0, {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}),
 }
 """What adapters were trained on: the number of the values in the embedding (0: the base's), and of what."""
@@ -183,6 +186,68 @@ def test_without_a_base_the_table_goes_along(
         merged = family.checkpoint(tmp_path / "checkpoint", *kinds).state_dict()
         found = family.loaded(report.out).merge_and_unload().state_dict()
         torch.testing.assert_close(found[EMBEDDING], merged[EMBEDDING], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "linear", "dare_ties"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_trained_rows_stay_rows(
+    families: Callable[[bool], Family], tied: bool, method: str, tmp_path: Path
+) -> None:
+    """Those of all adapters, and with them a head that is tied to the table."""
+    family = families(tied)
+    kinds = ("rows", "rows too", "none")
+    report = family.adapter(tmp_path / "adapter", *kinds, base=True, method=method)
+    assert not report.warnings
+    config = json.loads((report.out / "adapter_config.json").read_text())
+    assert config["trainable_token_indices"] == {"model.embed_tokens": [3, 7, 9]}
+    assert not config["modules_to_save"]
+    assert report.serve is None
+    whole = family.checkpoint(tmp_path / "whole", *kinds, method=method)
+    if method in ("task_arithmetic", "linear"):  # the others mix factors into matrices of full rank
+        torch.testing.assert_close(logits(family.loaded(report.out)), logits(whole))
+    again = {"merge_method": "task_arithmetic", "base_model": str(family.base), "models": [str(report.out)]}
+    submerge.merge(again | {"parameters": {"weight": 1}}, tmp_path / "again", settings=ROOM)
+    for model in (
+        family.loaded(report.out).merge_and_unload(),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "again"),
+    ):
+        for name in (EMBEDDING, HEAD):
+            torch.testing.assert_close(model.state_dict()[name], whole.state_dict()[name])
+
+
+def test_rows_of_a_base_that_stores_its_tied_head(families: Callable[[bool], Family], tmp_path: Path) -> None:
+    family = families(True)
+    base = load_file(family.base / "model.safetensors")
+    both = shutil.copytree(family.base, tmp_path / "base")
+    save_file(base | {HEAD: base[EMBEDDING].clone()}, both / "model.safetensors", {"format": "pt"})
+    recipe = family.recipe("rows", "rows too", base=True) | {"base_model": str(both)}
+    report = submerge.merge(recipe | {"output": {"as": "adapter"}}, tmp_path / "out", settings=ROOM)
+    assert not report.warnings
+    expected = logits(family.checkpoint(tmp_path / "whole", "rows", "rows too"))
+    torch.testing.assert_close(logits(family.loaded(report.out)), expected)
+
+
+def test_rows_beside_factors_or_a_table_become_these(
+    families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(False)
+    for kind in ("same", "whole"):
+        out = family.adapter(tmp_path / kind, "rows", kind, base=True).out
+        assert "trainable_token_indices" not in json.loads((out / "adapter_config.json").read_text())
+        expected = logits(family.checkpoint(tmp_path / f"{kind} whole", "rows", kind))
+        torch.testing.assert_close(logits(family.loaded(out)), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rows_that_a_whole_model_changes_all_of_are_left_out(
+    families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(False)
+    recipe = family.recipe("rows", base=True) | {"output": {"as": "adapter"}}
+    tuned = tmp_path / "tuned"
+    language_model(tied=False, table=3).save_pretrained(tuned)
+    recipe["models"].append({"model": str(tuned), "parameters": {"weight": 1}})
+    report = submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    assert any(EMBEDDING in warning and "no place in an adapter" in warning for warning in report.warnings)
 
 
 def test_tables_that_differ_need_the_base(families: Callable[[bool], Family], tmp_path: Path) -> None:

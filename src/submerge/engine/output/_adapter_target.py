@@ -62,6 +62,10 @@ class AdapterModules:
         for name in (plan.name, *self.ties.get(plan.name, ())):
             self.writer.save(self.spelled(name), values)
 
+    def save_rows(self, plan: TensorPlan, values: torch.Tensor) -> None:
+        """Take new values of the rows that a plan names."""
+        self.writer.save_rows(self.spelled(plan.name), plan.rows, values)
+
 
 class AdapterTarget(OutputTarget[AdapterWriter]):
     """Collects modules, and writes them when all are there: too little work to be resumed or forked."""

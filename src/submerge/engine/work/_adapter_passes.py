@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,6 +38,9 @@ class AdapterSink(Protocol):
     def save_values(self, plan: TensorPlan, values: torch.Tensor) -> None:
         """Take new values of all of a tensor."""
 
+    def save_rows(self, plan: TensorPlan, values: torch.Tensor) -> None:
+        """Take new values of the rows that a plan names."""
+
 
 @dataclass(frozen=True)
 class ModuleTarget:
@@ -69,12 +73,15 @@ def adapter_passes(reader: ChunkReader, target: ModuleTarget) -> Passes:
         yield _last(target, record, lambda: _note_left_out(reader, record))
     elif plan.action == "copy":
         yield _last(target, record, lambda: target.adapter.save_values(plan, _copied(reader)))
+    elif plan.rows:
+        update = yield from _in_memory(reader, record, with_origin=False)
+        yield _last(target, record, lambda: target.adapter.save_rows(plan, _rows(reader, update, record)))
     elif plan.module is None:
         values = yield from _in_memory(reader, record, with_origin=True)
         yield _last(target, record, lambda: target.adapter.save_values(plan, values))
     else:
-        update = yield from _update(reader, record)
-        yield _last(target, record, lambda: _add_factors(reader, target, update, record))
+        merged = yield from _update(reader, record)
+        yield _last(target, record, lambda: _add_factors(reader, target, merged, record))
 
 
 def _last(target: ModuleTarget, record: RangeRecord, work: Callable[[], None]) -> Pass:
@@ -122,6 +129,21 @@ def _copied(reader: ChunkReader) -> torch.Tensor:
     values = torch.empty(reader.plan.shape, dtype=DTYPES[reader.plan.dtype].torch)
     reader.sources[0].read(0, reader.plan.numel, byte_view(values))
     return values
+
+
+def _rows(reader: ChunkReader, update: torch.Tensor, record: RangeRecord) -> torch.Tensor:
+    """Return the new values of a plan's rows, and note ‖Δ‖ of the others, which are left out, if it is not 0.
+
+    What is changed is the update alone; its values are the origin's besides.
+    """
+    rows, width = list(reader.plan.rows), math.prod(update.shape[1:])
+    assert reader.origin is not None  # an adapter's rows take the place of the base's
+    values = [reader.origin.edited(row * width, (row + 1) * width, update.dtype) for row in rows]
+    new = torch.stack(values).view(len(rows), *update.shape[1:]).add_(update[rows])
+    update[rows] = 0
+    if (norm := float(update.norm())) and not record.nonfinite:
+        record.figures["left_out"] = norm
+    return new
 
 
 def _note_left_out(reader: ChunkReader, record: RangeRecord) -> None:

@@ -11,7 +11,16 @@ from submerge.errors import Problem, few
 from submerge.store.adapter._parts import PACKED_ORDER, Kind
 from submerge.store.format import Spilled, TensorSpec
 
-__all__ = ["LoraKeys", "LoraModule", "file_key", "padded", "plan_entries", "plan_keys", "table_key"]
+__all__ = [
+    "LoraKeys",
+    "LoraModule",
+    "file_key",
+    "padded",
+    "plan_entries",
+    "plan_keys",
+    "rows_key",
+    "table_key",
+]
 
 Keys = tuple[str, str]
 """The keys of A and of B."""
@@ -56,6 +65,11 @@ def table_key(name: str) -> str:
     """Return the key of the values that a parameter with factors has without them."""
     module, _, last = name.rpartition(".")
     return file_key(f"{module}.base_layer.{last}")
+
+
+def rows_key(name: str) -> str:
+    """Return the key of new values of some rows of a table."""
+    return file_key(f"{name.removesuffix('.weight')}.token_adapter.trainable_tokens_delta")
 
 
 def _pair(module: str, kind: Kind) -> Keys:

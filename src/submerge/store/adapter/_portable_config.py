@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from submerge.errors import writing
@@ -25,6 +25,7 @@ _HEADS: Mapping[str, tuple[str, ...]] = {
 def portable_config(
     updates: Mapping[str, LoraModule],
     saved: Collection[str],
+    rows: Mapping[str, Sequence[int]],
     *,
     rank: int,
     base: str | None,
@@ -32,7 +33,7 @@ def portable_config(
     task_type: str | None,
     ties: bool = False,
 ) -> dict[str, object]:
-    """Return PEFT's configuration of low-rank updates, and of parameters whose new values are saved.
+    """Return PEFT's configuration of low-rank updates, and of parameters or rows whose new values are saved.
 
     With `ties` those of embeddings are those of a head, too, that is tied to them.
     """
@@ -61,9 +62,14 @@ def portable_config(
         "target_modules": sorted(name.removesuffix(".weight") for name in modules),
         **({"target_parameters": bare} if bare else {}),
         "task_type": task_type,
+        **({"trainable_token_indices": _by_module(rows)} if rows else {}),
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def _by_module(rows: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    return {name.removesuffix(".weight"): list(own) for name, own in sorted(rows.items())}
 
 
 def _outermost(modules: Collection[str], heads: Collection[str]) -> list[str]:

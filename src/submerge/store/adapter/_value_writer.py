@@ -46,7 +46,7 @@ def write_values(
             entry = shard.entries[file_key(name)]
             writer.write(entry, 0, byte_view(tensor.to(DTYPES[entry.dtype].torch).contiguous()))
         writer.sync()
-    config = portable_config({}, entries, rank=1, base=None, revision=None, task_type=None, ties=True)
+    config = portable_config({}, entries, {}, rank=1, base=None, revision=None, task_type=None, ties=True)
     write_config(folder, config)
     sync_folder(folder)
     return folder

@@ -21,6 +21,7 @@ from submerge.store.adapter._layout import (
     padded,
     plan_entries,
     plan_keys,
+    rows_key,
     table_key,
 )
 from submerge.store.adapter._parts import Kind
@@ -74,6 +75,7 @@ class AdapterWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._updates: dict[str, LoraModule] = {}
         self._saved: dict[str, Spilled] = {}
+        self._rows: dict[str, tuple[tuple[int, ...], Spilled]] = {}
         self._tables: dict[str, _Table] = {}
         self._lock = Lock()
         self._file = SpillFile(folder)
@@ -120,6 +122,19 @@ class AdapterWriter:
                 raise ValueError(f"{name} is saved twice")
             self._saved[name] = spilled
 
+    def save_rows(self, name: str, rows: Sequence[int], values: torch.Tensor) -> None:
+        """Add new values [k, …] of k rows of a table, which PEFT trains with `trainable_token_indices`.
+
+        A head that the base ties to the table gets them, too. vLLM and other servers refuse such adapters.
+        """
+        if len(rows) != len(values):
+            raise ValueError(f"{len(rows)} rows of {name} have {len(values)} values")
+        spilled = self._file.put(values)
+        with self._lock:
+            if name in self._rows:
+                raise ValueError(f"rows of {name} are saved twice")
+            self._rows[name] = tuple(rows), spilled
+
     def keep(self, name: str, entry: TensorEntry, source: Callable[[FileTable], Source]) -> None:
         """Add the values that a parameter has without its factors, which are read when all is written.
 
@@ -162,6 +177,7 @@ class AdapterWriter:
                 config = portable_config(
                     self._updates,
                     self._saved,
+                    {name: rows for name, (rows, _) in self._rows.items()},
                     rank=rank,
                     base=base,
                     revision=base_revision,
@@ -210,6 +226,7 @@ class AdapterWriter:
         for name, saved in self._saved.items():
             own = dtype_named(saved.dtype) or ""
             specs.append((file_key(name), code if saved.dtype.is_floating_point else own, saved.shape))
+        specs += [(rows_key(name), code, saved.shape) for name, (_, saved) in self._rows.items()]
         specs += [(key, code, ()) for key in self._alphas()]
         specs += [(table_key(name), own.entry.dtype, own.entry.shape) for name, own in self._kept.items()]
         stem = ADAPTER_STEM if self.keys is None else LORA_STEM
@@ -235,6 +252,8 @@ class AdapterWriter:
                 self._write(writer, shard.entries[key], torch.tensor(float(rank)))
             for name, saved in sorted(self._saved.items()):
                 self._write(writer, shard.entries[file_key(name)], self._file.get(saved))
+            for name, (_, saved) in sorted(self._rows.items()):
+                self._write(writer, shard.entries[rows_key(name)], self._file.get(saved))
             for name, table in sorted(self._kept.items()):
                 _copy(table, writer, shard.entries[table_key(name)])
             writer.sync()

@@ -16,6 +16,8 @@ from submerge.store import (
     Checkpoint,
     LoraKeys,
     LowRankPart,
+    Part,
+    Rows,
     TensorEntry,
     is_of_pipeline,
     saved_table,
@@ -36,9 +38,10 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     """Return the tensors that an adapter holds or leaves out, and problems.
 
     A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
-    `modules_to_save`) is saved with all its values, if it is all parameters of its module. Others have no
-    place. Adapters alone may have saved a table beside what they trained of it; the result has it, too, for
-    what the base has there is not known.
+    `modules_to_save`) is saved with all its values, if it is all parameters of its module, and of a table of
+    which adapters trained rows alone (`trainable_token_indices`) these are. Others have no place. Adapters
+    alone may have saved a table beside what they trained of it; the result has it, too, for what the base has
+    there is not known.
     """
     factors = {tensor.name: factors_of(tensor, inputs) for tensor in tensors if tensor.action == "merge"}
     config = inputs.reference_model.config
@@ -48,7 +51,13 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     ]
     places = adapter_places([name for name in matrices if name not in replaced], config)
     form = _AdapterForm(
-        inputs, factors, replaced, frozenset(matrices), places, stores_transposed(inputs.reference_model)
+        inputs=inputs,
+        factors=factors,
+        replaced=replaced,
+        rows={tensor.name: _trained_rows(tensor, inputs) for tensor in tensors if tensor.action == "merge"},
+        matrices=frozenset(matrices),
+        places=places,
+        transposed=stores_transposed(inputs.reference_model),
     )
     packed = [tensor.name for tensor in tensors if form.is_changed(tensor) and form.is_packed(tensor)]
     planned = [held for tensor in tensors if (held := form.held(tensor)) is not None]
@@ -63,6 +72,7 @@ class _AdapterForm:
         inputs: the models.
         factors: for each tensor that is merged, the low-rank updates that models have for it.
         replaced: the tensors of modules that adapters replace.
+        rows: of each tensor that is merged, the rows that adapters trained of it, where they trained no more.
         matrices: those that no adapter has factors of, and that are matrices.
         places: which of these an adapter has a place for.
         transposed: whether the base stores its linear maps as [in, out].
@@ -71,6 +81,7 @@ class _AdapterForm:
     inputs: Inputs
     factors: Mapping[str, Sequence[LowRankPart]]
     replaced: Collection[str]
+    rows: Mapping[str, tuple[int, ...]]
     matrices: Collection[str]
     places: AdapterPlaces
     transposed: bool
@@ -97,6 +108,8 @@ class _AdapterForm:
         """Return the plan of a tensor whose update is factored, or that an adapter has no place for."""
         if factors := self.factors[tensor.name]:
             return _as_factors(tensor, replace(_module(factors[0]), table=_table(tensor, self.inputs)))
+        if rows := self.rows[tensor.name]:
+            return replace(tensor, rows=rows)
         if tensor.name in self.places.parameters:
             return _as_factors(tensor, Module("parameter"))
         if tensor.name in self.matrices and tensor.name not in self.places.reasons and _is_weight(tensor):
@@ -114,6 +127,26 @@ def factors_of(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
     adapters = [inputs.models[member.model].adapter for member in tensor.inputs]
     parts = [adapter.parts.get(tensor.name) for adapter in adapters if adapter is not None]
     return [part for part in parts if isinstance(part, LowRankPart)]
+
+
+def _trained_rows(tensor: TensorPlan, inputs: Inputs) -> tuple[int, ...]:
+    """Return the rows of a table that adapters trained; none where a model changes others of them, too."""
+    parts = [_changed_part(member, tensor, inputs) for member in tensor.inputs]
+    trained = [part for part in parts if isinstance(part, Rows)]
+    changed = [part for part in parts if part is not None]
+    is_known = inputs.reference_model.has_values and tensor.name.endswith(".weight") and not tensor.is_copy
+    if not is_known or len(trained) < len(changed):
+        return ()
+    return tuple(sorted({row for part in trained for row in part.indices}))
+
+
+def _changed_part(member: Input, tensor: TensorPlan, inputs: Inputs) -> Part | TensorEntry | None:
+    """Return what a model's adapter does to a tensor, or its own tensor; None where it has the base's."""
+    model = inputs.models[member.model]
+    if model.adapter is not None and tensor.name in model.adapter.parts:
+        return model.adapter.parts[tensor.name]
+    is_base = member.relative or member.entry is inputs.reference_model.tensors.get(tensor.name)
+    return None if is_base else member.entry
 
 
 def _as_factors(tensor: TensorPlan, module: Module) -> TensorPlan:
@@ -164,6 +197,8 @@ def tied_to_heads(
     }
     found: dict[str, tuple[str, ...]] = {}
     for tensor in tensors:
+        if tensor.rows:  # which PEFT trains of a head that is tied to them, too
+            continue
         if tensor.action == "merge" and tensor.module is None and tensor.name in tied:
             found[tensor.name] = tied[tensor.name]
         elif tensor.action == "merge" and tensor.module is not None and tensor.name in trained:
@@ -179,7 +214,7 @@ def _problems(planned: Sequence[TensorPlan], packed: Sequence[str]) -> list[Prob
         hint = "write a checkpoint (output: {as: checkpoint})"
         what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
         return [Problem(what, "output", hint)]
-    if not any(tensor.action == "merge" for tensor in planned):
+    if not any(tensor.action == "merge" and not tensor.rows for tensor in planned):
         return [Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")]
     return []
 

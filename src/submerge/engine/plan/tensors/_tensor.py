@@ -93,8 +93,9 @@ class TensorPlan:
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
     merged by the method's rule for matrices, which of some gates is the rule for every tensor; a `table` is
     one of two dimensions that is no linear map. `module` is how an adapter stores the result; in an adapter a
-    tensor without one is saved with all its values. `parameter` is the name whose options and random numbers
-    the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
+    tensor without one is saved with all its values, or with those of its `rows` that adapters trained.
+    `parameter` is the name whose options and random numbers the tensor has: another than its own where it is
+    a copy, as a head that is tied to embeddings.
 
     A composed model's specialists have files of their own for weights that may be the base's: with `compares`
     they are compared with the origin's, so that an adapter on an unchanged weight is low-rank. With
@@ -117,6 +118,7 @@ class TensorPlan:
     matrix: bool = False
     table: bool = False
     module: Module | None = None
+    rows: tuple[int, ...] = ()
     parameter: str = ""
     compares: bool = False
     has_streams: bool = False
