@@ -310,6 +310,27 @@ def test_a_saved_model_is_loaded_again(
 
 
 @torch.no_grad()
+def test_an_adapter_on_top_is_saved_with_its_part_for_encoders(
+    folder: Path, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    """`q_proj` is a name in encoders, too."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    plain = submerge.load(folder)
+    wanted = plain(**request_).logits
+    adapted = peft.get_peft_model(plain, config).eval()
+    out = adapted(**request_).logits
+    assert (out - wanted).abs().max() > 1e-3
+    adapted.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(submerge.load(folder), tmp_path).eval()
+    assert torch.equal(again(**request_).logits, out)
+    kept = again.base_model.model.encoders.state_dict()
+    assert kept
+    assert all("lora_" in name for name in kept)
+    assert list(again.unload().encoders.state_dict()) == []
+
+
+@torch.no_grad()
 def test_changed_encoders_are_not_saved_in_silence(
     folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:

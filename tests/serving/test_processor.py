@@ -352,6 +352,9 @@ def test_a_missing_processor_is_told_with_its_folder(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(submerge.RequestError, match=r"modalities/audio: the processor cannot be loaded"):
         submerge.load_processor(folder)
+    (folder / "modalities" / "audio").rmdir()
+    with pytest.raises(submerge.RequestError, match=r"modalities/audio: there is no such folder"):
+        submerge.load_processor(folder)
 
 
 # --- saved -------------------------------------------------------------------------------------------------

@@ -122,6 +122,17 @@ def test_content_that_cannot_be_read_is_told(
         processor.apply_chat_template(user(item), tokenize=True)
 
 
+def test_what_is_no_conversation_is_told(processor: ModalityProcessor) -> None:
+    for conversation in ("hello", ["hello"]):
+        with pytest.raises(
+            submerge.RequestError, match=r"a conversation is .*hello.* — write a list of messages"
+        ):
+            processor.apply_chat_template(conversation)
+    mask = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+    with pytest.raises(submerge.RequestError, match="return_assistant_tokens_mask is not there"):
+        processor.apply_chat_template([{"role": "user", "content": "hello"}], **mask)
+
+
 def test_content_that_is_no_list_is_told(processor: ModalityProcessor) -> None:
     message = {"role": "user", "content": {"type": "text", "text": "a"}}
     with pytest.raises(submerge.RequestError, match="content is an item by itself — write a list"):

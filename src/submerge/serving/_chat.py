@@ -28,8 +28,12 @@ def as_strings(
     Where an image is, its specialist's mark-up is. Items without the image itself are only marked.
 
     Raises:
-        RequestError: an item's type is neither text nor one of the modalities.
+        RequestError: an item's type is neither text nor one of the modalities; or these are no messages.
     """
+    if isinstance(messages, str) or not all(isinstance(message, Mapping) for message in messages):
+        what = f"a conversation is {str(messages)[:80]!r}"
+        hint = 'write a list of messages, such as {"role": "user", "content": …}'
+        raise RequestError(Problem(what, "apply_chat_template", hint))
     numbers: Counter[str] = Counter()
     inputs: dict[str, list[Any]] = {name: [] for name in specialists}
 

@@ -38,6 +38,8 @@ PASSED = {
 FLAGS = ("return_", "output_")
 UNFIT = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 """What transformers' classes raise where inputs do not go together, in torch's functions, too."""
+WRAPPED = {"base_layer", "original_module"}
+"""What PEFT calls the module that it wraps."""
 ENCODERS = "encoders"
 """The name of a model's attribute for them."""
 
@@ -176,14 +178,30 @@ class Encoder(nn.Module):
 
 
 class Encoders(nn.ModuleList):
-    """All encoders of a model: they move with it, and its state dict is the language model's alone."""
+    """All encoders of a model: they move with it, and its state dict is the language model's alone.
+
+    What is added to them is in it, such as factors of an adapter, which PEFT looks for there.
+    """
 
     def __init__(self, encoders: Iterable[Encoder]) -> None:
         super().__init__(encoders)
+        self.own = frozenset(super().state_dict())
         self.register_load_state_dict_post_hook(_miss_nothing)  # type: ignore[no-untyped-call]
 
-    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
-        return {} if destination is None else destination
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", **kwargs: Any) -> Any:
+        every = super().state_dict(*args, prefix=prefix, **kwargs)
+        added = {
+            name: x for name, x in every.items() if _unwrapped(name.removeprefix(prefix)) not in self.own
+        }
+        if destination is None:
+            return added
+        destination.update(added)
+        return destination
+
+
+def _unwrapped(name: str) -> str:
+    """Return what a tensor was called before PEFT wrapped its module."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPED)
 
 
 def _miss_nothing(encoders: nn.Module, keys: Any) -> None:

@@ -85,6 +85,8 @@ def _specialist(
 
 def _own_processor(transformers: Any, folder: Path) -> Any:
     """Return a specialist's processor; raise `RequestError` where that cannot be done."""
+    if not folder.is_dir():
+        raise RequestError(Problem("there is no such folder, with a processor", str(folder), HINT))
     processor = _pretrained(transformers.AutoProcessor, folder, "processor")
     if not hasattr(processor, "tokenizer"):
         what = f"{type(processor).__name__} is not the processor of a multimodal model"

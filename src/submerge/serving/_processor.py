@@ -130,7 +130,8 @@ class ModalityProcessor:
             **kwargs: `add_generation_prompt`, `continue_final_message`, `tools` and others of the template.
 
         Raises:
-            RequestError: there is no chat template, or a content's type is not known.
+            RequestError: there is no chat template, a conversation is no list of messages, or the type of a
+                content is not known; or the mask of the assistant's tokens is asked for.
         """
         if chat_template is None and self.tokenizer.chat_template is None:
             marks = ", ".join(f"{s.placeholder} for {s.name}" for s in self.specialists.values())
@@ -138,6 +139,10 @@ class ModalityProcessor:
             such = f", such as .specialists[{own[0]!r}].processor.chat_template" if own else ""
             hint = f"give chat_template={such}, or write the prompt yourself with {marks}"
             raise RequestError(Problem("the base has no chat template", "", hint))
+        if kwargs.get("return_assistant_tokens_mask"):
+            hint = "find the answers in its ids yourself"
+            what = "return_assistant_tokens_mask is not there for a prompt with inputs"
+            raise RequestError(Problem(what, "apply_chat_template", hint))
         conversations = conversation if is_batch(conversation) else [conversation]
         pairs = [as_strings(messages, self.specialists) for messages in conversations]
         options = {key: kwargs.pop(key) for key in list(kwargs) if self._is_option(key)}
