@@ -366,7 +366,9 @@ def refused(folder: Path, tensors: State, name: str = "file", config: str | None
     ],
 )
 def test_other_adapters_are_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
-    assert kind in refused(tmp_path, {name: torch.ones(2, 2)})
+    alone = refused(tmp_path, {name: torch.ones(2, 2)})
+    assert kind in alone
+    assert ("give the folder in which PEFT saved it" in alone) == name.startswith("base_model")
     mixed = {f"{FLAT}_to_q.lora_down.weight": A, f"{FLAT}_to_q.lora_up.weight": B, name: torch.ones(2, 2)}
     assert kind in refused(tmp_path, mixed)
 

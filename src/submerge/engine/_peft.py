@@ -143,7 +143,8 @@ def _by_name(error: RequestError, names: Mapping[str, str]) -> RequestError:
 
 def _other_kinds(model: PeftModel, adapters: Sequence[str]) -> list[Problem]:
     """Return the adapters that are no LoRA: what comes out is, and PEFT takes no other kind beside one."""
-    kinds = {name: model.peft_config[name].peft_type.value for name in adapters if name in model.peft_config}
+    loaded = {name: model.peft_config[name].peft_type for name in adapters if name in model.peft_config}
+    kinds = {name: str(getattr(kind, "value", kind)) for name, kind in loaded.items()}
     hint = "save the adapters, and merge their folders with submerge.merge"
     return [
         Problem(

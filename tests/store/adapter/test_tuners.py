@@ -290,13 +290,24 @@ def test_products_that_may_be_of_convolutions(tmp_path: Path) -> None:
         submerge.plan(recipe | {"output": {"as": "adapter"}}, settings=ROOM)
 
 
+ZEROS = {
+    "AdaLoRA": "lora_E",
+    "VeRA": "vera_lambda_b",
+    "LoHa of convolutions": "hada_w2_b",
+    "LoKr": "lokr_w1",
+    "OFT": "oft_R.weight",
+    "FourierFT": "fourierft_spectrum",
+    "MiSS": "miss_block",
+}
+"""The tensors that are zero where PEFT begins."""
+
+
 def test_updates_of_zero_are_told(tmp_path: Path) -> None:
-    """As PEFT begins: with E of zero (AdaLoRA), or with a vector of zeros (VeRA)."""
-    for case, ending in (("AdaLoRA", "lora_E"), ("VeRA", "vera_lambda_b")):
+    for case, ending in ZEROS.items():
         folder = make(case, tmp_path / case).folder
         assert not open_adapter(str(folder)).is_idle()
         changed(folder, lambda state, end=ending: {k: v * (not k.endswith(end)) for k, v in state.items()})
-        assert open_adapter(str(folder)).is_idle()
+        assert open_adapter(str(folder)).is_idle(), case
 
 
 # --- what is refused --------------------------------------------------------------------------------

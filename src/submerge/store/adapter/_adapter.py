@@ -114,26 +114,21 @@ class Adapter:
         """Return whether all updates are zero, as those of an adapter are before any training.
 
         Factors are read until one update is not zero: of most adapters those of one module. False for a Hub
-        id that is not downloaded, and for adapters with more than factors, of which that is not read.
+        id that is not downloaded, and for adapters with more than factors, of which that is not read; so it
+        is for (IA)³ and its like, which change nothing where tensors are not zero.
         """
-        plain = all(
-            isinstance(part, LowRankPart)
-            and not isinstance(part, FactoredProduct)
-            and part.magnitude is None
-            and part.copy is None
-            for part in self.parts.values()
-        )
-        if self.pending or not plain:
+        single = [part for whole in self.parts.values() for part in single_parts(whole)]
+        if self.pending or not all(_is_plain(part) for part in (*self.parts.values(), *single)):
             return False
-        single = (part for whole in self.parts.values() for part in single_parts(whole))
         with FileTable() as table:
-            return all(self._is_zero(part, table) for part in single if isinstance(part, LowRankPart))
+            return all(self._is_zero(part, table) for part in single)
 
-    def _is_zero(self, part: LowRankPart, table: FileTable) -> bool:
+    def _is_zero(self, part: Part, table: FileTable) -> bool:
         """Return whether the scale is zero, or all values of a factor are: a plan does not load torch."""
-        if part.alpha is None and part.scale == 0:
+        if isinstance(part, LowRankPart) and part.alpha is None and part.scale == 0:
             return True
-        return any(self._has_zeros_alone(entry, table) for entry in part.factor_entries)
+        factors = isinstance(part, LowRankPart | ComputedUpdate | Transformed)
+        return factors and any(self._has_zeros_alone(entry, table) for entry in part.factor_entries)
 
     def _has_zeros_alone(self, entry: TensorEntry, table: FileTable) -> bool:
         """Return whether all values are 0 or -0: no bit is set but the first, which is in the last byte."""
@@ -303,3 +298,11 @@ class Adapter:
         if DTYPES[entry.dtype].kind != "float" or entry.dtype == "F64":
             return values
         return values.float()
+
+
+def _is_plain(part: Part) -> bool:
+    """Return whether zeros in the file tell that a part changes nothing."""
+    if isinstance(part, LowRankPart):
+        computed = isinstance(part, FactoredProduct)
+        return part.magnitude is None and part.copy is None and not computed
+    return isinstance(part, ComputedUpdate) or (isinstance(part, Transformed) and bool(part.factor_entries))

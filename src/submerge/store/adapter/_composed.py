@@ -44,11 +44,10 @@ class Operand:
         return self.first.shape[1], self.second.shape[1] * math.prod(self.core.shape[2:])
 
     @property
-    def entry(self) -> TensorEntry:
-        """The first of its tensors."""
-        entry = self.whole or self.first
-        assert entry is not None
-        return entry
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """Its tensors."""
+        entries = (self.whole, self.first, self.second, self.core)
+        return tuple(entry for entry in entries if entry is not None)
 
     def values(self, read: Read) -> torch.Tensor:
         """Return the matrix [m, n]."""
@@ -106,9 +105,14 @@ class Composed(ComputedUpdate):
         return (m * p, n * q) if self.product == "LoKr" else (m, n)
 
     @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        """All of its tensors: the update is zero where one of them is."""
+        return self.first.entries + self.second.entries
+
+    @property
     def settings(self) -> dict[str, float]:
         """Its scale, by the name of the first tensor."""
-        return {self.first.entry.name: self.scale}
+        return {self.first.entries[0].name: self.scale}
 
     @property
     def is_matrix(self) -> bool:

@@ -36,6 +36,11 @@ class ComputedUpdate(ABC):
         """The shape [m, n] as far as the file tells it."""
 
     @property
+    @abstractmethod
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        """The tensors of which each makes the update zero where it is zero."""
+
+    @property
     def settings(self) -> dict[str, float]:
         """What the configuration says of it, by the name of a tensor in the file."""
         return {}
@@ -63,6 +68,10 @@ class SizedUpdate(ComputedUpdate):
     entry: TensorEntry
     transposed: bool = False
     size: tuple[int, int] = (0, 0)
+
+    @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        return (self.entry,)
 
     @property
     def matrix(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._kinds import KINDS
 from submerge.store.adapter._parts import Form
 from submerge.store.adapter._unsupported import NO_UPDATE
 
@@ -40,6 +41,8 @@ _LIKE = re.compile(
     r"|\.(?:hada|lokr)_[wt][12](?:_[ab])?$|\.diff(?:_b)?$|\.dora_scale$"
 )
 _PEFT_KIND = "another kind of PEFT's"
+_READ = tuple(f".{tensor}" for kind in KINDS.values() for tensor in kind.tensors)
+"""How names of tensors end that are read with PEFT's configuration."""
 # names that only other adapters have
 _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), kind)
@@ -125,6 +128,8 @@ def lora_names(
     if kinds:
         what = f"is an adapter that is no plain LoRA: {'; '.join(f'{k} ({n})' for k, n in kinds.items())}"
         hint = NO_UPDATE if any("prompt" in kind for kind in kinds) else _MERGE
+        if any(name.startswith(_PEFT_PREFIX) and name.endswith(_READ) for name in kinds.values()):
+            hint = "give the folder in which PEFT saved it, with its adapter_config.json"
         raise RequestError(Problem(what, where, hint))
     roles = _roles(names)
     if any(name.startswith(_PEFT_PREFIX) for name in like):

@@ -167,7 +167,7 @@ class FactoredProduct(LowRankPart):
     def of(cls, product: Composed) -> FactoredProduct:
         """Return a product of matrices, the update of a linear map, in this form."""
         (name,) = product.settings
-        (m, n), rank, dtype = product.matrix, product.factored_rank, product.first.entry.dtype
+        (m, n), rank, dtype = product.matrix, product.factored_rank, product.first.entries[0].dtype
         left = TensorEntry(f"{name} (left)", dtype, (m, rank), None, 0, 0)
         right = TensorEntry(f"{name} (right)", dtype, (rank, n), None, 0, 0)
         return cls(left, right, product.scale, product=product)

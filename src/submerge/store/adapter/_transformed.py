@@ -39,6 +39,11 @@ class Transformed(ABC):
         """How the literature calls it."""
 
     @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        """The tensors of which each leaves the base as it is where it is zero."""
+        return ()
+
+    @property
     def settings(self) -> dict[str, float]:
         """What the configuration says of it, by the name of a tensor in the file."""
         return {}
@@ -119,6 +124,10 @@ class Rotations(Transformed):
     @property
     def kind(self) -> str:
         return "OFT"
+
+    @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        return (self.entry,)
 
     @property
     def settings(self) -> dict[str, float]:
