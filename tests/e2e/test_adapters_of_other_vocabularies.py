@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import submerge
 from _models import ROOM
@@ -343,3 +343,45 @@ def test_what_a_message_about_other_tokens_says_leads_to_a_merge(tmp_path: Path,
         assert f"tokenizer_source: {tmp_path / what} takes its tokenizer, which has all of these" in told
         assert "resize" not in told, "the rows of its tokens are its own"
         assert submerge.plan({**recipe, "tokenizer_source": str(tmp_path / what)}, ROOM).vocabulary
+
+
+def _seq2seq(folder: Path, base: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """Write an adapter of a T5 with two tokens more, and return what PEFT makes of the base."""
+    torch.manual_seed(3)
+    model = AutoModelForSeq2SeqLM.from_pretrained(base)
+    tokenizer = bpe_tokenizer(CHATML)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    keys = {"r": 2, "target_modules": ["q"], "init_lora_weights": False, **options}
+    adapted = get_peft_model(model, LoraConfig(**keys))
+    adapted.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {name: tensor.clone() for name, tensor in adapted.merge_and_unload().state_dict().items()}
+
+
+def test_a_copy_of_a_shared_table_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    """PEFT trains with `modules_to_save: [shared]` what a T5's encoder and decoder do not use."""
+    torch.manual_seed(0)
+    base, tokenizer = tmp_path / "base", bpe_tokenizer()
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    config = AutoConfig.for_model("t5", vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    _seq2seq(tmp_path / "copy", base, modules_to_save=["shared"])
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "parameters": {"weight": 1}}
+    union = {"tokenizer_source": "union"}
+    with pytest.raises(submerge.RequestError, match=r"a copy of shared.weight.*without shared in modules"):
+        submerge.plan({**recipe, **union, "models": [str(tmp_path / "copy")]}, ROOM)
+    rules = {"rules": {"shape": "base", "vocabulary": "by-position"}}
+    left = submerge.merge(
+        {**recipe, **rules, "models": [str(tmp_path / "copy")]}, tmp_path / "left", settings=ROOM
+    )
+    assert any("shared.weight" in warning and "as it is" in warning for warning in left.warnings)
+    before = AutoModelForSeq2SeqLM.from_pretrained(base).state_dict()
+    after = AutoModelForSeq2SeqLM.from_pretrained(left.out).state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before if ".q." not in name)
+
+    expected = _seq2seq(tmp_path / "plain", base)
+    submerge.merge({**recipe, **union, "models": [str(tmp_path / "plain")]}, tmp_path / "out", settings=ROOM)
+    found = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor)

@@ -153,9 +153,13 @@ def first_bytes(model: Checkpoint, name: str, table: FileTable) -> bytes:
 
 
 def same_values(model: Checkpoint, one: str, other: str, table: FileTable) -> bool:
-    """Return whether two tensors of a model have one type, one shape, and equal bytes."""
+    """Return whether two tensors of a model have one type, one shape, and equal bytes.
+
+    A tensor without values, of an adapter for a base of another shape, is like no other.
+    """
     first, second = model.tensors[one], model.tensors[other]
-    if (first.dtype, first.shape) != (second.dtype, second.shape):
+    is_bare = any(entry.numel and not entry.nbytes for entry in (first, second))
+    if is_bare or (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
     size, sources = DTYPES[first.dtype].itemsize, [model.source(name, table) for name in (one, other)]
     for start in range(0, first.numel, _BLOCK):

@@ -29,8 +29,11 @@ def load_tokenizer(folder: Path) -> Any:
         with quietly(transformers.logging):
             return kind.from_pretrained(folder, local_files_only=True, **code)
     except Exception as error:  # of any kind: a broken file fails where the library first trips over it
-        what = f"transformers cannot load the tokenizer ({str(error).strip().partition(chr(10))[0]})"
-        hint = "repair its files, or copy the base's"
+        told = str(error).strip().partition("\n")[0].rstrip(" :")
+        what = f"transformers cannot load the tokenizer ({told})"
+        hint = "repair its files, or copy those of a model with the same tokens in their place"
+        if not any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
+            hint = "add its tokenizer_config.json, which names its class"
         if modules := named_code(folder):
             what = f"the tokenizer needs its code ({few(map(str, modules))}), which is not run here"
             hint = (

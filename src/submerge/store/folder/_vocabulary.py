@@ -16,7 +16,8 @@ from submerge.store.format import read_json
 
 __all__ = ["Vocabulary", "read_vocabulary"]
 
-_HINT = "repair the file, or take the tokenizer of another model"
+_HINT = "repair the file, or copy the tokenizer's files of a model with the same tokens in the place of these"
+"""A tokenizer_source does not help: the tokens of all models are compared."""
 
 
 @dataclass(frozen=True)

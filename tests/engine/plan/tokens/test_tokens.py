@@ -452,3 +452,59 @@ def test_turns_end_as_the_chosen_template_says(tmp_path: Path) -> None:
         tokens = submerge.plan(recipe | {"chat_template": template}).tokens
         assert tokens is not None
         assert tokens.ends == ends
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("tokenizer.json", "{"), ("tokenizer_config.json", "[]"), ("added_tokens.json", '["x"]')],
+)
+def test_what_is_said_of_a_broken_tokenizer_helps(tmp_path: Path, base: Path, file: str, text: str) -> None:
+    tuned = fast(write(tmp_path / "tuned", perturbed(state(), 1)), TOKENS)
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        (base / name).write_text("{}")
+    (tuned / file).write_text(text)
+    [told] = problems(recipe(base, tuned))
+    assert told.startswith(f"{tuned / file}: ")
+    assert "copy the tokenizer's files of a model with the same tokens in the place of these" in told
+    for path in base.glob("*token*.json"):
+        (tuned / path.name).write_bytes(path.read_bytes())
+    assert not submerge.plan(recipe(base, tuned), ROOM).warnings
+
+
+def test_tokens_that_a_template_lacks_can_be_added_as_is_said(tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "tuned")):
+        fast_tokenizer().save_pretrained(language_model(tmp_path / name, seed=seed))
+    made = recipe(tmp_path / "base", tmp_path / "tuned", chat_template="chatml")
+    lacks = "chat_template: the tokenizer lacks '<|im_start|>', '<|im_end|>': "
+    assert f"{lacks}add them under 'tokens' in the section 'tokenizer'" in submerge.plan(made, ROOM).warnings
+    section = {"source": "base", "tokens": {"<|im_start|>": None, "<|im_end|>": None}}
+    assert not [w for w in submerge.plan({**made, "tokenizer": section}, ROOM).warnings if "lacks" in w]
+    donor = {"source": str(tmp_path / "tuned"), "new_tokens": "mean"}
+    told = submerge.plan({**made, "tokenizer": donor}, ROOM).warnings
+    assert f"{lacks}choose another template, or a donor that has them" in told
+
+
+def test_a_donor_without_weights_has_methods_that_need_none(tmp_path: Path) -> None:
+    fast_tokenizer().save_pretrained(language_model(tmp_path / "model"))
+    fast_tokenizer(special("<x>")).save_pretrained(tmp_path / "donor")
+    folders = (tmp_path / "model", tmp_path / "donor", tmp_path / "out")
+    with pytest.raises(
+        submerge.RequestError, match="or choose the method subword or mean, for which its token"
+    ):
+        submerge.transplant(*folders)
+    assert submerge.transplant(*folders, method="subword").tokens["shared"] == 16
+    with pytest.raises(submerge.RequestError) as error:
+        submerge.transplant(tmp_path / "model", tmp_path / "none", tmp_path / "out")
+    assert "subword" not in str(error.value)
+
+
+def test_a_tokenizer_whose_class_is_not_named_says_so(tmp_path: Path) -> None:
+    fast_tokenizer().save_pretrained(language_model(tmp_path / "model"))
+    donor = tmp_path / "donor"
+    donor.mkdir()
+    (donor / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w1", "w2"]))
+    with pytest.raises(submerge.RequestError, match=r"add its tokenizer_config.json, which names its class"):
+        submerge.transplant(tmp_path / "model", donor, tmp_path / "out", method="mean")
+    (donor / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(submerge.RequestError, match=r"no token of .* is one of its own"):
+        submerge.transplant(tmp_path / "model", donor, tmp_path / "out", method="mean")

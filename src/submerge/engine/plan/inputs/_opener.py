@@ -100,7 +100,7 @@ class Opener:
         settings = self.recipe.tokenizer
         source = settings.source or ""
         if settings.new_tokens and settings.new_tokens.method == "omp":
-            return self.full_model(source)
+            return self._donor(source)
         part = self.recipe.parts.get(source)
         if isinstance(part, Checkpoint):
             return part
@@ -112,6 +112,17 @@ class Opener:
                 what = f"the tokenizer's source, {problem.where}: {problem.what}"
                 self.note(what, settings.where, problem.hint)
         return None
+
+    def _donor(self, source: str) -> Checkpoint | None:
+        """Return the model whose rows tell what its tokens mean; note which methods do without such rows."""
+        before = len(self.problems)
+        model = self.full_model(source)
+        place = self.root / source
+        if model is None and place.is_dir() and open_tokenizer(source, root=self.root).tokenizer.complete:
+            hint = "or choose the method subword or mean, for which its tokenizer is enough"
+            problems = self.problems[before:]
+            self.problems[before:] = [replace(p, hint=f"{p.hint}; {hint}") for p in problems]
+        return model
 
     def _base_of(self, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the model that an adapter alone is laid over: the recipe's base, else the one it names."""

@@ -57,9 +57,15 @@ def without_template(tokenizer: Tokenizer, recipe: Recipe, inputs: Inputs) -> st
     return f"{what}; chat_template: auto takes one of these, and tokenizer_source: MODEL the tokenizer, too"
 
 
-def lacking_tokens(template: str, known: Container[str]) -> str:
-    """Return a warning where a template writes tokens that the tokenizer lacks; else an empty text."""
+def lacking_tokens(template: str, known: Container[str], *, transplanted: bool = False) -> str:
+    """Return a warning where a template writes tokens that the tokenizer lacks; else an empty text.
+
+    One that is `transplanted` gets no tokens besides.
+    """
     lacking = [token for token in dict.fromkeys(_TOKEN.findall(template)) if token not in known]
     if not lacking:
         return ""
-    return f"chat_template: the tokenizer lacks {few(map(repr, lacking))}: add them under 'tokens'"
+    hint = "add them under 'tokens' in the section 'tokenizer'"
+    if transplanted:
+        hint = "choose another template, or a donor that has them"
+    return f"chat_template: the tokenizer lacks {few(map(repr, lacking))}: {hint}"

@@ -157,8 +157,9 @@ def with_chat_template(plan: TokenPlan, recipe: Recipe, inputs: Inputs) -> Token
         what = "chat_template: the output has no tokenizer that could carry it"
         return replace(plan, warnings=(*plan.warnings, what))
     known = _known_tokens(plan)
-    if text is not None and known is not None and (lacking := lacking_tokens(text, known)):
-        plan = replace(plan, warnings=(*plan.warnings, lacking))
+    transplanted = recipe.tokenizer.new_tokens is not None
+    if text and known is not None and (told := lacking_tokens(text, known, transplanted=transplanted)):
+        plan = replace(plan, warnings=(*plan.warnings, told))
     if text is not None and known and (owner := template_owner(text, inputs)) is not None:
         ends = source_ends(inputs, owner, plan.vocabulary, known)
         plan = plan.with_ends({token: id_ for token, id_ in ends.items() if id_ not in plan.ends})

@@ -12,11 +12,11 @@ from submerge.engine.plan.tokens._folded_tables import with_folded_tables
 from submerge.engine.plan.tokens._logits_bias import with_flat_bias, with_row_bias
 from submerge.engine.plan.tokens._output_tokenizer import OutputTokenizer
 from submerge.engine.plan.tokens._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
-from submerge.engine.plan.tokens._tables import token_rows, token_tables
+from submerge.engine.plan.tokens._tables import is_head, token_rows, token_tables
 from submerge.engine.plan.tokens._token_origins import OriginSpan, TokenOrigins
 from submerge.engine.plan.tokens._token_rows import embedding_of, with_rows
-from submerge.errors import Problem, RequestError
-from submerge.store import Checkpoint, tied_embeddings
+from submerge.errors import Problem, RequestError, few
+from submerge.store import Checkpoint, find_aliases, tied_embeddings
 
 __all__ = ["OutputVocabulary", "SpecialIds", "VocabularyRows", "rows_hint", "with_known_heads"]
 
@@ -220,4 +220,22 @@ def _with_known_head(model: Checkpoint) -> Checkpoint:
         what = f"it trained {resized[0]} apart from the head, whose rows for new tokens it does not hold"
         hint = "train it with ensure_weight_tying=True, or save the merged model"
         raise RequestError(Problem(what, str(adapter.path), hint))
+    if is_trained and (others := _lacking(model, resized)):
+        what = f"it trained a copy of {resized[0]}, which {few(others)} do not use, and has no rows of these"
+        hint = (
+            f"train it without {resized[0].removesuffix('.weight')} in modules_to_save; or rules: {{shape: "
+            "base, vocabulary: by-position}, without a tokenizer_source, leaves its tables out"
+        )
+        raise RequestError(Problem(what, str(adapter.path), hint))
     return replace(model, under=None)
+
+
+def _lacking(model: Checkpoint, tables: Sequence[str]) -> list[str]:
+    """Return the names by which encoders and decoders look up a table, as T5's, and that the model lacks.
+
+    PEFT trains of such a table a copy, with `ensure_weight_tying`, too, and these stay what they were.
+    """
+    shapes = {name: entry.shape for name, entry in model.tensors.items()}
+    groups = find_aliases(model.config, shapes, ask=True).groups
+    tied = (group.names for group in groups if {*tables} & {*group.names})
+    return [name for names in tied for name in names if name not in model.tensors and not is_head(name)]
