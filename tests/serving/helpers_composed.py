@@ -222,6 +222,34 @@ def _instruct_blip(t: Any, lm: str) -> tuple[Any, ...]:
     return t.InstructBlipForConditionalGeneration(config), "image", IMAGE, 4, image
 
 
+def _mistral3(t: Any, lm: str) -> tuple[Any, ...]:
+    encoder = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = t.Mistral3Config(
+        vision_config=t.PixtralVisionConfig(**encoder, image_size=16, patch_size=4, head_dim=8),
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+    )
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return t.Mistral3ForConditionalGeneration(config), "image", IMAGE, 4, image
+
+
+def _granite_speech(t: Any, lm: str) -> tuple[Any, ...]:
+    sizes = {name: size for name, size in VISION.items() if not name.startswith(("image", "patch"))}
+    config = t.GraniteSpeechConfig(
+        encoder_config={"input_dim": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 2, "dim_head": 8,
+                        "output_dim": 4, "context_size": 10, "max_pos_emb": 32, "conv_kernel_size": 3},
+        projector_config={"model_type": "blip_2_qformer", **sizes, "encoder_hidden_size": 16},
+        text_config=_text(t, lm),
+        audio_token_index=SOUND,
+        has_lora_adapter=False,
+    )  # fmt: skip
+    model = t.GraniteSpeechForConditionalGeneration(config)
+    return model, "audio", SOUND, 6, lambda seed: {"input_features": normal(seed, 1, 30, 8)}
+
+
 BUILDERS = {
     "llava": _llava,
     "llava_next": _llava_next,
@@ -233,6 +261,8 @@ BUILDERS = {
     "llava_onevision": _llava_onevision,
     "got_ocr2": _got_ocr2,
     "instruct_blip": _instruct_blip,
+    "mistral3": _mistral3,
+    "granite_speech": _granite_speech,
 }
 
 

@@ -31,7 +31,7 @@ pytest.importorskip("transformers")
 
 KINDS = [("llava", "llama"), ("llava", "qwen2"), ("qwen2_audio", "qwen2"), ("voxtral", "llama"),
          ("next_video", "llama"), ("video_llava", "llama"), ("llava_next", "qwen2"),
-         ("got_ocr2", "qwen2")]  # fmt: skip
+         ("got_ocr2", "qwen2"), ("mistral3", "llama"), ("granite_speech", "qwen2")]  # fmt: skip
 Pair = tuple[Specialist, Specialist]
 Composed = tuple[Any, list[Any]]
 HOW: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
