@@ -252,8 +252,18 @@ def test_mixtures_are_swept_and_tasks_of_the_same_images_compared(
         TaskTrainer(suite, cache, 0, data).train(task)
     bench = ContinualBench(suite, cache, 0, TaskScorer(suite, cache, data), MergeOptions(()))
     monkeypatch.setattr(sweeps, "TEMPERATURES", (0.0, 1.0))
+    cosine = sweeps.COSINE
+    each = (
+        {},
+        {"prototypes": 4},
+        {"key": "both"},
+        {"pooling": "position", **cosine},
+        {"centred": False, **cosine},
+    )
+    assert all(one in sweeps.SETTINGS for one in each)
+    monkeypatch.setattr(sweeps, "SETTINGS", each)  # every key once: each setting is a merge
     swept = sweeps.sweep(bench)
-    assert len(swept["shares"]) == len(sweeps.SETTINGS)
+    assert len(swept["shares"]) == len(each)
     assert set(swept["accuracy"]) == {"0.0", "1.0"}
     nearest = swept["shares"]["default"]["0.0"]
     assert nearest["share"] == pytest.approx(nearest["leading"], abs=1e-3), "one projector for each image"
