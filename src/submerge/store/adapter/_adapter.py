@@ -127,8 +127,9 @@ class Adapter:
         """Return whether the scale is zero, or all values of a factor are: a plan does not load torch."""
         if isinstance(part, LowRankPart) and part.alpha is None and part.scale == 0:
             return True
-        factors = isinstance(part, LowRankPart | ComputedUpdate | Transformed)
-        return factors and any(self._has_zeros_alone(entry, table) for entry in part.factor_entries)
+        if not isinstance(part, LowRankPart | ComputedUpdate | Transformed):
+            return False
+        return any(self._has_zeros_alone(entry, table) for entry in part.factor_entries)
 
     def _has_zeros_alone(self, entry: TensorEntry, table: FileTable) -> bool:
         """Return whether all values are 0 or -0: no bit is set but the first, which is in the last byte."""

@@ -11,7 +11,7 @@ from submerge.engine.plan.inputs._place_copies import CopyPlacer
 from submerge.engine.plan.inputs._tied_names import TiedNames, find_tied_names
 from submerge.errors import few
 from submerge.recipe import Recipe
-from submerge.store import Checkpoint, FileTable, LowRankPart, Rows, can_untie, is_t5, tied_embeddings
+from submerge.store import Checkpoint, FileTable, Replace, Rows, can_untie, is_t5, tied_embeddings
 
 __all__ = ["Copies", "resolve_copies"]
 
@@ -175,7 +175,7 @@ def _adapter_warnings(group: TiedNames, inputs: Inputs, form: str) -> list[str]:
         part, key = parts[adapted[0]], values[adapted[0]].key
         others = [n for n, value in values.items() if n != adapted[0] and value.key == key]
         trained_in_both = isinstance(part, Rows) and adapted[0] == group.names[0]
-        if others and not trained_in_both and isinstance(part, LowRankPart | Rows):
+        if others and not trained_in_both and not isinstance(part, Replace):
             what = f"adapts {adapted[0]} alone, and {_base_label(model)} ties {few(others)} to it"
             warnings.append(f"{adapter.path}: {what}: {_ONE_OF_TWO}")
     return warnings
