@@ -143,7 +143,7 @@ def test_an_error_of_a_table_is_told_behind_blank_lines(tmp_path: Path) -> None:
         list(read_rows(path))
 
 
-@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 def test_cells_are_told_apart_by_what_the_header_has(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"\ufefftext{mark}task\na. b{mark}t\n")

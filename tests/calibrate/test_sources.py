@@ -63,6 +63,18 @@ def test_a_few_texts_of_unknown_words_are_no_warning() -> None:
     inputs_of(["a dog", "Hunde", "a dog"], word_tokenizer())
 
 
+@pytest.mark.parametrize(("allowed", "hint"), [(99, "max_length: 18 reads them all"), (9, "the tokenizer")])
+def test_texts_that_are_cut_are_told(allowed: int, hint: str) -> None:
+    """A question may stand at the end of its context."""
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = allowed
+    told = f"1 of 2 inputs that were looked at have more than {min(allowed, 16)} tokens, and .* — {hint}"
+    chats = [{"messages": [{"role": "user", "content": text}]} for text in ("a " * 13, "a")]
+    for source in (["a " * 17, "a"], chats):
+        with pytest.warns(UserWarning, match=told):
+            inputs_of(source, tokenizer)
+
+
 @pytest.mark.parametrize("measure", [null_space_ratio, null_space_curve, learn_coefficients])
 def test_a_model_without_values_is_refused(tmp_path: Path, measure: Any) -> None:
     t = quiet_transformers()

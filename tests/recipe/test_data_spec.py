@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from submerge.errors import RequestError
-from submerge.recipe import DataSpec, data_spec
+from submerge.recipe import DataSpec, data_files, data_spec
 
 
 def test_paths_and_mappings() -> None:
@@ -41,6 +41,16 @@ def test_what_is_no_source(source: Any, message: str) -> None:
     with pytest.raises(RequestError) as error:
         data_spec(source)
     assert str(error.value).startswith(message)
+
+
+def test_the_files_of_data(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "pictures/c/1.png", "pictures/0.png", "pictures/.thumbs/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert data_files(tmp_path / "b.jsonl") == [tmp_path / "b.jsonl"]
+    pictures = tmp_path / "pictures"
+    assert data_files({"path": str(pictures), "limit": 1}) == [pictures / "0.png", pictures / "c" / "1.png"]
+    assert data_files("org/name") == []
 
 
 def test_all_problems_are_told() -> None:

@@ -12,7 +12,7 @@ from submerge.calibrate._processors import tokenizer_of
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 
-__all__ = ["MAX_LENGTH", "encode"]
+__all__ = ["MAX_LENGTH", "count_tokens", "encode"]
 
 MAX_LENGTH = 512
 """Tokens to which texts are cut."""
@@ -47,6 +47,16 @@ def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGT
             encode([item], processor, max_length=max_length)  # which of them it is
         what = f"{type(processor).__name__} cannot read it ({_first_line(error)})"
         raise RequestError(Problem(what, items[0].where, "check it, and the model's processor")) from error
+
+
+def count_tokens(item: Item, processor: Any) -> int:
+    """Return how many tokens a text or a chat has before it is cut."""
+    tokenizer = tokenizer_of(processor)
+    if item.messages:
+        prompt = _templated(item.messages, tokenizer, item)
+        return len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
+    texts = _begun_once([item.text], tokenizer)
+    return len(tokenizer(*texts, item.text_pair or None, verbose=False)["input_ids"])
 
 
 def _texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:

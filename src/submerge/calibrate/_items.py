@@ -87,7 +87,7 @@ def _warn_of_texts(folder: Path) -> None:
     for file in (folder / f"metadata{ending}" for ending in (".csv", ".jsonl")):
         try:
             with closing(read_rows(file)) as rows:
-                row = next(rows, ("", {}))[1]
+                row: Any = next(rows, ("", None))[1]
         except RequestError:
             continue
         columns = (*COLUMNS["text"], *COLUMNS["messages"])

@@ -19,7 +19,7 @@ from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._numbers import check_counts
 from submerge.calibrate._processors import processor_for
 from submerge.calibrate._spaced import spaced, spaced_rows
-from submerge.calibrate._unknown_texts import warn_of_unknown
+from submerge.calibrate._unknown_texts import warn_of_cut, warn_of_unknown
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
@@ -178,6 +178,7 @@ def _batches(
         processor = processor_for(items[0], Path(model.name_or_path))
     items = spaced(items, samples)
     warn_of_unknown(items, processor, where)
+    warn_of_cut(items, processor, where, encoding[1])
     return EncodedItems(items, processor, *encoding)
 
 

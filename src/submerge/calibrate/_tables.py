@@ -21,7 +21,7 @@ def read_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
     What stands between its cells is told from the header: spreadsheets write semicolons in many languages.
     """
     header = next((line for line in file if line.strip()), "")
-    return _Reading(next((mark for mark in ",;\t" if mark in header), ",")).rows(file, path)
+    return _Reading(next((mark for mark in ",;\t|" if mark in header), ",")).rows(file, path)
 
 
 def read_tabbed_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:

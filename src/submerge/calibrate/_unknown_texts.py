@@ -1,4 +1,4 @@
-"""Texts of which a tokenizer knows no word: what is measured of them says nothing of the data."""
+"""Texts of which a tokenizer knows no word, or whose ends are cut off: other inputs than they seem to be."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from submerge.calibrate._encode import count_tokens
 from submerge.calibrate._item import Item
 from submerge.calibrate._processors import tokenizer_of
 from submerge.calibrate._spaced import spaced
 
-__all__ = ["warn_of_unknown"]
+__all__ = ["warn_of_cut", "warn_of_unknown"]
 
 LOOKED_AT = 16
 """Texts of a data set that are encoded once more for this, evenly spaced."""
@@ -30,6 +31,24 @@ def warn_of_unknown(items: Sequence[Item], processor: Any, where: str) -> None:
     what = f"{count} unknown tokens alone to the {type(tokenizer).__name__}, first {lost[0].text:.40}"
     hint = "is it the tokenizer of this model, and of this language?"
     warnings.warn(f"{where}: {what} — {hint}", UserWarning, stacklevel=2)
+
+
+def warn_of_cut(items: Sequence[Item], processor: Any, where: str, max_length: int) -> None:
+    """Warn where texts or chats without images have more tokens than they are cut at."""
+    looked_at = [item for item in spaced(items, LOOKED_AT) if not item.images]
+    if not looked_at:
+        return
+    try:
+        most = min(max_length, tokenizer_of(processor).model_max_length)
+        lengths = [count_tokens(item, processor) for item in looked_at]
+    except Exception:  # tokenizers and templates raise what they like: the pass over the data tells of it
+        return
+    if longer := [length for length in lengths if length > most]:
+        count = f"{len(longer)} of {len(lengths)} inputs that were looked at have more than {most} tokens"
+        own = most < max_length
+        hint = "the tokenizer allows no more" if own else f"max_length: {max(longer)} reads them all"
+        what = f"{count}, and their ends are cut off — {hint}"
+        warnings.warn(f"{where}: {what}", UserWarning, stacklevel=2)
 
 
 def _is_lost(text: str, tokenizer: Any, unknown: int) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from submerge.recipe import DataSource, data_spec
-from submerge.store import file_digest
+from submerge.recipe import DataSource, data_files, data_spec
+from submerge.store import file_digest, file_identity
 
 __all__ = ["described_data"]
 
 
 def described_data(source: DataSource) -> dict[str, Any]:
-    """Return what of the data is read, with a digest in the place of a file's path."""
+    """Return what of the data is read, with a digest in the place of a file's path.
+
+    A folder's files are described by their sizes and times of change: there may be many.
+    """
     spec = data_spec(source)
     path = Path(spec.path)
-    return {
-        **vars(spec),
-        "columns": dict(spec.columns),
-        "path": file_digest(path) if path.is_file() else spec.path,
-    }
+    described = {**vars(spec), "columns": dict(spec.columns)}
+    if path.is_file():
+        return described | {"path": file_digest(path)}
+    files = {str(file.relative_to(path)): file_identity(file) for file in data_files(source)}
+    return described | ({"files": files} if files else {})

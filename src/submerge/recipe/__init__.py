@@ -13,6 +13,7 @@ from submerge.recipe._data_spec import (
     DATA_FORMATS,
     DataSource,
     DataSpec,
+    data_files,
     data_format,
     data_spec,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "TaskFolder",
     "TokenRow",
     "TokenizerSettings",
+    "data_files",
     "data_format",
     "data_spec",
     "is_mixture",

@@ -17,6 +17,7 @@ __all__ = [
     "DATA_FORMATS",
     "DataSource",
     "DataSpec",
+    "data_files",
     "data_format",
     "data_spec",
     "problems_of_data",
@@ -69,6 +70,18 @@ def data_spec(source: DataSource) -> DataSpec:
         raise RequestError(problems)
     given = {key: value for key, value in source.items() if value is not None}
     return DataSpec(**{**given, "path": str(expanduser(given["path"]))})
+
+
+def data_files(source: DataSource) -> list[Path]:
+    """Return the files that data has here: the file itself, or all of a folder but hidden ones, sorted.
+
+    A name of the Hub has none.
+    """
+    path = Path(data_spec(source).path)
+    if path.is_file():
+        return [path]
+    inner = (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else ()
+    return sorted(f for f in inner if not any(part.startswith(".") for part in f.relative_to(path).parts))
 
 
 def problems_of_data(source: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from submerge.engine.plan import MergePlan
 from submerge.errors import WorkError
-from submerge.recipe import Recipe, data_spec
+from submerge.recipe import Recipe, data_files
 from submerge.store import DIGEST, digest, file_identity
 
 __all__ = ["fingerprint"]
@@ -54,4 +54,4 @@ def _data_files(recipe: Recipe) -> set[Path]:
     if recipe.coefficients is not None and recipe.coefficients.path:  # data is not read
         return set()
     sources = [entry.data for entry in recipe.participants if entry.data is not None]
-    return {path for path in (Path(data_spec(source).path) for source in sources) if path.is_file()}
+    return {file for source in sources for file in data_files(source)}
