@@ -144,6 +144,7 @@ def test_moments_are_collected_for_an_adapter_too(made: Calibrated, merged: Path
         assert (b @ a - update).norm() < 1e-4 * update.norm().clamp(min=1e-3), module
 
 
+@pytest.mark.filterwarnings("ignore:.*their ends are cut off")
 def test_an_interrupted_run_takes_up_its_moments(
     made: Calibrated, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_file_of_others_is_not_replaced(made: Calibrated, tmp_path: Path) -> N
     assert {path.name for path in tmp_path.rglob("*")} == {"out.moments", "chess.safetensors"}
 
 
+@pytest.mark.filterwarnings("ignore:.*their ends are cut off")
 @pytest.mark.parametrize("form", ["checkpoint", "adapter"])
 def test_sums_in_float32_without_a_ridge_are_told(made: Calibrated, tmp_path: Path, form: str) -> None:
     """Of 24 tokens, which have fewer dimensions than a map has inputs: no sum has full rank."""
