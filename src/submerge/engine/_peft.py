@@ -38,8 +38,9 @@ def merge_adapters(
 
     A drop-in for PEFT's `add_weighted_adapter` that works on the updates B A, with each adapter's own
     rank, alpha and rsLoRA scale, and that takes all methods of `submerge methods`. The model's weights
-    are not looked at, and its active adapter stays active. The factors pass through a temporary folder, so
-    that the result is what `submerge merge --as adapter` writes, byte for byte.
+    are not looked at, and its active adapter stays active. Its adapters have one tokenizer, the model's: none
+    is compared. The factors pass through a temporary folder, so that the result is what `submerge merge --as
+    adapter` writes, byte for byte.
 
     Args:
         model: the PEFT model, which gets one adapter more.

@@ -47,7 +47,7 @@ class Tokenization:
     """
 
     folder: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, bool] = field(default_factory=dict)
     implied: Mapping[str, bool] = field(default_factory=dict)
     steps: Mapping[str, Any] = field(default_factory=dict)
     merges: tuple[tuple[str, str], ...] | None = None
@@ -115,7 +115,8 @@ def _implied(table: Mapping[str, Any]) -> dict[str, bool]:
     """Return what the steps of a `tokenizer.json` do, by the names that configurations have for it."""
     normal = list(_steps(table.get("normalizer")))
     before = list(_steps(table.get("pre_tokenizer")))
-    template = next((step["single"] for step in _steps(table.get("post_processor")) if "single" in step), [])
+    after = list(_steps(table.get("post_processor")))
+    template: Any = next((step["single"] for step in after if "single" in step), [])
     kinds = [next(iter(item), "") for item in template if isinstance(item, dict)]
     spaces = [step["add_prefix_space"] for step in before if "add_prefix_space" in step]
     spaces += [step["prepend_scheme"] != "never" for step in before if "prepend_scheme" in step]

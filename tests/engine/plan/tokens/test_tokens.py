@@ -508,3 +508,17 @@ def test_a_tokenizer_whose_class_is_not_named_says_so(tmp_path: Path) -> None:
     (donor / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     with pytest.raises(submerge.RequestError, match=r"no token of .* is one of its own"):
         submerge.transplant(tmp_path / "model", donor, tmp_path / "out", method="mean")
+
+
+def test_a_model_that_lacks_rows_for_its_own_tokens_is_to_get_them(tmp_path: Path) -> None:
+    fast_tokenizer().save_pretrained(language_model(tmp_path / "base"))
+    fast_tokenizer(special("<x>", "<y>")).save_pretrained(language_model(tmp_path / "tuned", seed=1))
+    tuned = tmp_path / "tuned"
+    made = recipe(tmp_path / "base", tuned)
+    [told] = problems(made)
+    assert f"give {tuned}'s embedding 18 rows (transformers: resize_token_embeddings), and " in told
+    [named] = problems(made | {"tokenizer_source": str(tuned)})
+    assert "beyond the 16 rows" in named
+    assert named.endswith(f"or give {tuned} these rows first (transformers: resize_token_embeddings)")
+    language_model(tuned, 18, seed=1)
+    assert not submerge.plan(made | {"tokenizer_source": str(tuned)}, ROOM).warnings

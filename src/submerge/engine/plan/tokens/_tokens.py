@@ -115,7 +115,7 @@ def _by_tokens(recipe: Recipe, inputs: Inputs, source: TokenizerSource) -> tuple
     tokenizer = source.model.tokenizer
     vocabulary, problems = plan_vocabulary(recipe, inputs, source)
     if vocabulary is not None and vocabulary.beyond:
-        what = describe_beyond(vocabulary.beyond, token_rows(inputs.reference_model.tensors) or 0)
+        what = describe_beyond(vocabulary.beyond, token_rows(source.model.tensors) or 0)
         where = _fallback(recipe, inputs.specs[inputs.reference], source)
         return TokenPlan(tokenizer), [*problems, Problem(what, source.label, where)]
     plan, problems = _of_vocabulary(tokenizer, vocabulary, problems)
@@ -209,7 +209,9 @@ def _without_tokenizer(recipe: Recipe, source: TokenizerSource) -> tuple[list[st
 
 def _fallback(recipe: Recipe, reference: str, source: TokenizerSource) -> str:
     """Return what to do where tokens of the source have no rows: leave them out, or make the rows."""
-    make = "give the base these rows first (transformers: resize_token_embeddings)"
+    is_whole = source.model.adapter is None and token_rows(source.model.tensors) is not None
+    owner = source.label if is_whole else "the base"
+    make = f"give {owner} these rows first (transformers: resize_token_embeddings)"
     under, adapter = split_spec(reference, recipe.root)
     other = under if adapter is not None else "base" if recipe.base else reference
     if other == source.label:  # an adapter that names its base itself
@@ -297,7 +299,8 @@ def _hint(
         if not theirs.beyond(held):  # rows go by tokens then, and the base gets this model's
             return take
         wanted = max(held, theirs.size or 0)
-        resize = f"give the base's embedding {wanted} rows (transformers: resize_token_embeddings)"
+        owner = "the base" if inputs.models[position].adapter else inputs.models[position].label
+        resize = f"give {owner}'s embedding {wanted} rows (transformers: resize_token_embeddings)"
         return f"{resize}, and {take}; or {rule}"
     return rule
 

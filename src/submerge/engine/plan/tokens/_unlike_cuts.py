@@ -111,7 +111,7 @@ def _joined_otherwise(ours: Tokenization, theirs: Tokenization) -> list[str]:
     """
     if ours.merges is None or theirs.merges is None or ours.merges == theirs.merges:
         return []
-    pairs = [dict.fromkeys(one.merges) for one in (ours, theirs)]
+    pairs = [dict.fromkeys(merges) for merges in (ours.merges, theirs.merges)]
     added = {*ours.added, *theirs.added}
     alone = ["".join(pair) for one, other in (pairs, pairs[::-1]) for pair in one if pair not in other]
     both = ([p for p in one if p in other] for one, other in (pairs, pairs[::-1]))
