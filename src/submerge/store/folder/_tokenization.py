@@ -117,7 +117,8 @@ def _implied(table: Mapping[str, Any]) -> dict[str, bool]:
     before = list(_steps(table.get("pre_tokenizer")))
     after = list(_steps(table.get("post_processor")))
     template: Any = next((step["single"] for step in after if "single" in step), [])
-    kinds = [next(iter(item), "") for item in template if isinstance(item, dict)]
+    items = template if isinstance(template, list) else ()
+    kinds = [next(iter(item), "") for item in items if isinstance(item, dict)]
     spaces = [step["add_prefix_space"] for step in before if "add_prefix_space" in step]
     spaces += [step["prepend_scheme"] != "never" for step in before if "prepend_scheme" in step]
     return {
