@@ -18,12 +18,15 @@ from benchmarks.replication.continual.scores import TaskScorer, final, forgettin
 from benchmarks.replication.continual.states import GrownStates
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.methods import AVERAGE, write_recipe
+from benchmarks.replication.specialists import MEMORY
 
 __all__ = ["ContinualBench"]
 
 
 class ContinualBench(Bench):
     """One seed: its order of tasks, and the adapter of each."""
+
+    memory = MEMORY
 
     def __init__(
         self,
@@ -124,7 +127,9 @@ class ContinualBench(Bench):
                 return scores
 
             result |= self.choose(row.merge, validate, mean, near=self._near(row))
-            out = self.merge_tasks(row, result.get("scale"), part, tasks)
+            out = part / "merged"  # without a scale it is the one that was validated
+            if row.merge.factor:
+                out = self.merge_tasks(row, result["scale"], part, tasks)
             model = self.scorer.load(out, row.projectors)
             result["test"] = self.scorer.scores(model, "test", tasks)
             for way in row.served[1:]:
