@@ -20,6 +20,8 @@ ENCODERS = {"image": "image_processor", "video": "video_processor", "audio": "fe
 """The attribute of a processor that makes a kind's inputs into arrays."""
 READERS = {"image": read_images, "video": read_frames, "audio": read_sounds}
 """What brings a kind's inputs into the form that processors take."""
+_NO_TENSORS = {"return_tensors": None}
+"""For ids of texts, which are not used, and differ in length from text to text."""
 TEXT_OUTPUTS = {"mm_token_type_ids", "text_replacement_offsets"}
 """What a processor adds to the outputs of its tokenizer that is about the text."""
 STAND_INS = range(0xE000, 0xF900)
@@ -106,9 +108,7 @@ class SpecialistProcessor:
             outputs = processor(
                 text=[_replaced(_replaced(texts[number], hidden), written) for number in own],
                 **{self._own_argument: inputs, f"{self._own_argument}_kwargs": dict(options)},
-                text_kwargs={
-                    "return_tensors": None
-                },  # its ids are not used, and those of several texts differ
+                text_kwargs=dict(_NO_TENSORS),
             )
         except (LookupError, TypeError, ValueError) as error:
             what = f"{type(self.processor).__name__} refuses the inputs: {error}"
