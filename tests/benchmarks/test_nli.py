@@ -76,7 +76,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else:
                 lines = [json.dumps({"a": a, "b": b, "y": label}) for a, b, label in rows]
                 place = folder / f"{part}.jsonl.gz"
-            place.write_bytes(gzip.compress("\n".join(lines).encode()))
+            place.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
     return root
 
 
