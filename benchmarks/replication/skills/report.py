@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import page
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
-from benchmarks.replication.cache import Cache
+from benchmarks.replication.cache import Cache, Result
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.earlier import publish
 from benchmarks.replication.lm.results import by_row, each
@@ -20,7 +20,7 @@ from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
 from benchmarks.replication.skills.merge import LORA
 from benchmarks.replication.skills.null_space import HOOKS, NULL_SPACE
-from benchmarks.replication.skills.routed import MASS
+from benchmarks.replication.skills.routed import INPUTS, MASS, MASS_INPUTS
 from benchmarks.replication.skills.suite import Skills
 
 __all__ = ["gather", "markdown", "sanity", "tables", "write"]
@@ -55,7 +55,7 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
         merges = [row.name for row in (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA))]
         names = ("individual", *merges, MANY.name, NULL_SPACE)
         places = {name: cache.result(seed, LORA, name) for name in names}
-        places[MASS] = cache.served(seed, LORA, MASS)
+        places |= {name: cache.served(seed, LORA, name) for name in (MASS, MASS_INPUTS)}
         read = {name: store.read(place) for name, place in places.items()}
         current = {
             name: result for name, result in read.items() if result and result["config"]["trained"] == trained
@@ -84,7 +84,7 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
     count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
     shown = [_methods(f"Merges, {count}, score ÷ individual", seeds), _skills(_scored(seeds))]
     if served := each(seeds, MASS):
-        shown.append(_choices(served))
+        shown.append(_choices(served, each(seeds, MASS_INPUTS)))
     if curves := each(seeds, NULL_SPACE):
         shown += [_curve(hooks, curves[0]) for hooks in HOOKS]
     return [*shown, page.checks("What must hold", sanity(seeds))]
@@ -118,16 +118,24 @@ def _skills(scored: Mapping[str, list[dict[str, Any]]]) -> Table:
     return "Skills, % of individual", ["method", *skills], lines
 
 
-def _choices(served: list[dict[str, Any]]) -> Table:
-    """Return how often MASS finds the skill of a prompt, and what it scores where the skill is named."""
+def _choices(served: Sequence[Result], informed: Sequence[Result]) -> Table:
+    """Return how often MASS finds the skill of a prompt, and what it scores where the skill is named.
+
+    `informed` are the results of the router that was given prompts of each skill.
+    """
+    rows: list[tuple[str, list[Mapping[str, float]]]] = [
+        ("prompts routed to their skill", [one["routed"] for one in served]),
+        ("score, skill unknown", [one["test"] for one in served]),
+        ("score, skill named", [one["named"] for one in served]),
+    ]
+    if informed:
+        for count in sorted(INPUTS):
+            title = f"routed to their skill, with {count} prompts of each"
+            rows.append((title, [one["routed_by"][str(count)] for one in informed]))
+        rows.append((f"score, with {INPUTS[-1]} prompts of each", [one["test"] for one in informed]))
     skills = list(served[0]["routed"])
     lines = [
-        [title, *(percent(one[key][skill] for one in served) for skill in skills)]
-        for title, key in (
-            ("prompts routed to their skill", "routed"),
-            ("score, skill unknown", "test"),
-            ("score, skill named", "named"),
-        )
+        [title, *(percent(shares[skill] for shares in seeds) for skill in skills)] for title, seeds in rows
     ]
     return "MASS, %", ["", *skills], lines
 
@@ -175,5 +183,5 @@ def _note(suite: Mapping[str, Any]) -> str:
         f"Metrics: {metrics}; of several references the best counts. Scales: what validation chose, one a "
         "seed; with * it lies at an end of the grid. s: `submerge merge` as a process, from the start of "
         "Python on. Stored: the weights that come out. mass: the eight adapters under `submerge.load`, which "
-        "finds the skill of each prompt by itself."
+        "finds the skill of each prompt by itself; mass_inputs: with prompts of each skill, without answers."
     )

@@ -16,7 +16,7 @@ from benchmarks.replication.skills.chat import Chat, Conversation
 from benchmarks.replication.skills.learned import learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
-from benchmarks.replication.skills.routed import MASS, serve
+from benchmarks.replication.skills.routed import MASS, MASS_INPUTS, serve
 from benchmarks.replication.skills.sequence import SkillsInSequence
 from benchmarks.replication.skills.specialists import train
 from benchmarks.replication.skills.suite import ROWS, Skills
@@ -67,15 +67,15 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
     bench = SkillsBench(*given)
     for name in REFERENCES:
         bench.reference(name)
-    for name in options.methods or (*ROWS, methods.MANY.name, MASS):
+    for name in options.methods or (*ROWS, methods.MANY.name, MASS, MASS_INPUTS):
         for row in methods.rows(LORA, [name]):
             bench.run(row)
         for learned in calibrated_rows(LORA, [name]):
             learn(bench, learned)
         if name == methods.MANY.name:
             SkillsInSequence(*given).run(methods.MANY)
-        if name == MASS:
-            serve(bench)
+        if name in (MASS, MASS_INPUTS):
+            serve(bench, name)
     diagnose(bench)
 
 
