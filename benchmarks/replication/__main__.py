@@ -31,7 +31,7 @@ from benchmarks.replication.nli.rows import LEARNED
 from benchmarks.replication.nli.steps import STEPS as NLI_STEPS
 from benchmarks.replication.nli.suite import NLI_6
 from benchmarks.replication.own import suite_named
-from benchmarks.replication.skills.routed import MASS, MASS_INPUTS
+from benchmarks.replication.skills.routed import MASS_ROWS
 from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
 from benchmarks.replication.skills.suite import SKILLS_8
 from benchmarks.replication.steps import STEPS, admit, serve
@@ -96,7 +96,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
     rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS, *CONTINUAL_ROWS, methods.MANY)
-    known = list(dict.fromkeys([*(row.name for row in rows), MASS, MASS_INPUTS]))
+    known = list(dict.fromkeys([*(row.name for row in rows), *MASS_ROWS]))
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -182,33 +182,27 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(command.OTHERS, "skills-8", (tiny, STEPS))
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
     monkeypatch.setitem(learned.SHARED, "steps", 2)
-    asked = [
-        "--methods",
-        "task_arithmetic,ties,match_scale,many,mass,mass_inputs",
-        "--seeds",
-        "2",
-        "--jobs",
-        "1",
-    ]
+    methods = "task_arithmetic,ties,match_scale,many,mass,mass_noise,mass_together,mass_inputs"
+    asked = ["--methods", methods, "--seeds", "2", "--jobs", "1"]
     asked += ["--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     assert command.main(["all", "skills-8", *asked]) == 0
     results = json.loads((tmp_path / "out" / "replication-skills-8.json").read_text())
     assert set(results["seeds"]) == {"0", "1"}
     rows = results["seeds"]["0"]
-    merged = {"task_arithmetic", "ties", "match_scale", "many", "mass", "mass_inputs"}
+    merged = set(methods.split(","))
     assert set(rows) == {"base", "individual", *merged, "null-space"}
     assert rows["match_scale"]["calibration"]["initial"] == rows["task_arithmetic"]["scale"]
     assert set(rows["ties"]["test"]) == {"sums", "words"}
     assert set(rows["ties"]["curve"]) == {"0.3", "0.8"}
     assert rows["mass"]["bytes"] > 0
     assert set(rows["mass"]["routed"]) == {"sums", "words"}
-    assert set(rows["mass_inputs"]["routed_by"]) == {"8", "32", "128"}
-    assert rows["mass_inputs"]["routed_by"]["32"] == rows["mass_inputs"]["routed"], "the model that is scored"
+    for name, last in (("mass_together", "4"), ("mass_inputs", "32")):
+        assert rows[name]["routed_by"][last] == rows[name]["routed"], "of the model that is scored"
     assert len(rows["null-space"]["."]["values"]["sums"]) == len(rows["null-space"]["."]["scales"])
     assert str(tmp_path) not in json.dumps(results), "no path of this machine"
     page = (tmp_path / "out" / "replication-skills-8.md").read_text()
     assert "score, skill named" in page
-    assert "routed to their skill, with 8 prompts of each" in page
+    assert "routed to their skill: prompts of each skill, 8 of each" in page
     assert "ω(λ)" in page
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
     monkeypatch.setattr(specialists, "_fit", lambda *_: pytest.fail("it was trained again"))

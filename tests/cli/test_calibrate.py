@@ -251,6 +251,19 @@ def test_a_served_folder(served: Path, tmp_path: Path) -> None:
     assert cli("verify", served).code == 0
 
 
+def test_inputs_of_a_served_folder_that_nobody_sorted(served: Path, tmp_path: Path) -> None:
+    inputs(tmp_path)
+    together = tmp_path / "together.txt"
+    together.write_text("\n".join(texts_of(tmp_path, 0) + texts_of(tmp_path, 1)))
+    result = cli("calibrate", served, "--data", together)
+    assert result.code == 0, result.err
+    first, *shares, last = result.out.splitlines()
+    assert first.startswith("64 inputs, ")
+    assert [line.split()[1] for line in shares] == ["task0", "task1"]
+    assert last == f"written to {served}"
+    assert cli("calibrate", served, "--data", together, "--json").json["inputs"] == 64
+
+
 def texts_of(folder: Path, task: int) -> list[str]:
     return (folder / f"{task}.txt").read_text().splitlines()
 
@@ -261,7 +274,8 @@ def test_what_is_refused_of_a_folder(served: Path, recipe: Path, tmp_path: Path)
         ((served,), "there are no inputs of task0, task1"),
         ((served, *data[:2]), "there are no inputs of task1"),
         ((served, *data, *data), "task0 has inputs twice"),
-        ((served, "--data", "inputs.txt"), "'inputs.txt' is not TASK=INPUTS"),
+        ((served, "--data", "a.txt", "--data", "b.txt"), "'a.txt' is not TASK=INPUTS"),
+        ((served, "--data", "inputs.txt"), "inputs.txt: cannot be read"),
         ((served, *data, "--data", "nobody=x.txt"), "there is no task 'nobody'"),
         ((served, *data[:2], "--data", "task1=nothing.txt"), "cannot be read"),
         ((served, *data, "--steps", 3), "--steps does not go with a folder"),

@@ -20,7 +20,7 @@ from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
 from benchmarks.replication.skills.merge import LORA
 from benchmarks.replication.skills.null_space import HOOKS, NULL_SPACE
-from benchmarks.replication.skills.routed import INPUTS, MASS, MASS_INPUTS
+from benchmarks.replication.skills.routed import MASS, MASS_ROWS
 from benchmarks.replication.skills.suite import Skills
 
 __all__ = ["gather", "markdown", "sanity", "tables", "write"]
@@ -55,7 +55,7 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
         merges = [row.name for row in (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA))]
         names = ("individual", *merges, MANY.name, NULL_SPACE)
         places = {name: cache.result(seed, LORA, name) for name in names}
-        places |= {name: cache.served(seed, LORA, name) for name in (MASS, MASS_INPUTS)}
+        places |= {name: cache.served(seed, LORA, name) for name in MASS_ROWS}
         read = {name: store.read(place) for name, place in places.items()}
         current = {
             name: result for name, result in read.items() if result and result["config"]["trained"] == trained
@@ -84,7 +84,7 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
     count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
     shown = [_methods(f"Merges, {count}, score ÷ individual", seeds), _skills(_scored(seeds))]
     if served := each(seeds, MASS):
-        shown.append(_choices(served, each(seeds, MASS_INPUTS)))
+        shown.append(_choices(served, seeds))
     if curves := each(seeds, NULL_SPACE):
         shown += [_curve(hooks, curves[0]) for hooks in HOOKS]
     return [*shown, page.checks("What must hold", sanity(seeds))]
@@ -118,25 +118,22 @@ def _skills(scored: Mapping[str, list[dict[str, Any]]]) -> Table:
     return "Skills, % of individual", ["method", *skills], lines
 
 
-def _choices(served: Sequence[Result], informed: Sequence[Result]) -> Table:
-    """Return how often MASS finds the skill of a prompt, and what it scores where the skill is named.
-
-    `informed` are the results of the router that was given prompts of each skill.
-    """
-    rows: list[tuple[str, list[Mapping[str, float]]]] = [
-        ("prompts routed to their skill", [one["routed"] for one in served]),
-        ("score, skill unknown", [one["test"] for one in served]),
-        ("score, skill named", [one["named"] for one in served]),
-    ]
-    if informed:
-        for count in sorted(INPUTS):
-            title = f"routed to their skill, with {count} prompts of each"
-            rows.append((title, [one["routed_by"][str(count)] for one in informed]))
-        rows.append((f"score, with {INPUTS[-1]} prompts of each", [one["test"] for one in informed]))
+def _choices(served: Sequence[Result], seeds: Mapping[str, Any]) -> Table:
+    """Return how often MASS finds the skill of a prompt, and what it scores, skill unknown and named."""
+    rows: list[tuple[str, list[Mapping[str, float]]]] = []
+    for name, row in MASS_ROWS.items():
+        results = each(seeds, name)
+        for count in sorted(row.inputs if results else ()):
+            title = f"routed to their skill: {row.title}, {count} of each"
+            rows.append((title, [one["routed_by"][str(count)] for one in results]))
+        if results and not row.inputs:
+            rows.append((f"routed to their skill: {row.title}", [one["routed"] for one in results]))
+        if results:
+            given = f", {row.inputs[-1]} of each" if row.inputs else ""
+            rows.append((f"score: {row.title}{given}", [one["test"] for one in results]))
+    rows.append(("score, skill named", [one["named"] for one in served]))
     skills = list(served[0]["routed"])
-    lines = [
-        [title, *(percent(shares[skill] for shares in seeds) for skill in skills)] for title, seeds in rows
-    ]
+    lines = [[title, *(percent(one[skill] for one in shares) for skill in skills)] for title, shares in rows]
     return "MASS, %", ["", *skills], lines
 
 
@@ -183,5 +180,7 @@ def _note(suite: Mapping[str, Any]) -> str:
         f"Metrics: {metrics}; of several references the best counts. Scales: what validation chose, one a "
         "seed; with * it lies at an end of the grid. s: `submerge merge` as a process, from the start of "
         "Python on. Stored: the weights that come out. mass: the eight adapters under `submerge.load`, which "
-        "finds the skill of each prompt by itself; mass_inputs: with prompts of each skill, without answers."
+        "finds the skill of each prompt by itself: "
+        + "; ".join(f"{name}, {row.title}" for name, row in MASS_ROWS.items())
+        + "."
     )

@@ -16,7 +16,7 @@ from benchmarks.replication.skills.chat import Chat, Conversation
 from benchmarks.replication.skills.learned import learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
-from benchmarks.replication.skills.routed import MASS, MASS_INPUTS, serve
+from benchmarks.replication.skills.routed import MASS_ROWS, serve
 from benchmarks.replication.skills.sequence import SkillsInSequence
 from benchmarks.replication.skills.specialists import train
 from benchmarks.replication.skills.suite import ROWS, Skills
@@ -67,14 +67,14 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
     bench = SkillsBench(*given)
     for name in REFERENCES:
         bench.reference(name)
-    for name in options.methods or (*ROWS, methods.MANY.name, MASS, MASS_INPUTS):
+    for name in options.methods or (*ROWS, methods.MANY.name, *MASS_ROWS):
         for row in methods.rows(LORA, [name]):
             bench.run(row)
         for learned in calibrated_rows(LORA, [name]):
             learn(bench, learned)
         if name == methods.MANY.name:
             SkillsInSequence(*given).run(methods.MANY)
-        if name in (MASS, MASS_INPUTS):
+        if name in MASS_ROWS:
             serve(bench, name)
     diagnose(bench)
 

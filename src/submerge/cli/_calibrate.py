@@ -33,7 +33,8 @@ def calibrate(
     ] = None,
     plot: Plot = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Of a folder: TASK=INPUTS, once for each of its tasks.")
+        list[str] | None,
+        typer.Option(help="Of a folder: TASK=INPUTS for each of its tasks; or INPUTS of all."),
     ] = None,
     samples: Annotated[
         int | None, typer.Option(min=4, help="Of a folder: inputs of a task that are used; 32 by default.")
@@ -50,11 +51,13 @@ def calibrate(
     the file as its coefficients.
 
     Of a folder that was merged by mass, let inputs of its tasks help the router; what they show goes into
-    the folder.
+    the folder. Nobody needs to know whose they are.
 
     Example:  submerge calibrate nsc.yaml -o coefficients.json --plot calibration.png
 
     Example:  submerge calibrate served/ --data reviews=reviews.jsonl --data questions=questions.csv
+
+    Example:  submerge calibrate served/ --data requests.jsonl
     """
     if recipe.is_dir():
         _check_flags("a folder", {"--out": out, "--steps": steps, "--plot": plot, "--document": document})

@@ -110,6 +110,13 @@ OPTIONS = (
         choices=("auto", *(s.value for s in Score)),
     ),
     _of_gate(
+        "reference",
+        "auto",
+        "what scores count from; noise: those of random inputs; "
+        "auto: noise for a decoder's adapters (score: leading), else none",
+        choices=("auto", "noise", "none"),
+    ),
+    _of_gate(
         "head_evidence",
         "auto",
         "auto: the log-evidence of the tasks' heads counts too, where there are heads of classes",

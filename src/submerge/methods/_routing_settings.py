@@ -83,6 +83,7 @@ class RoutingSettings:
         positions: which inputs of a layer are: `all`, one of `POSITIONS`, or `paper`.
         pooling: what is taken of a sample's tokens.
         score: what tells tasks apart there.
+        reference: whether scores count from those of inputs of no task.
         norm: of residuals: `l2`, `l1` or `mahalanobis`.
         head_evidence: whether the heads' outputs in the first pass count, too.
         calibration: whether what inputs of the tasks showed counts, too, where the folder has it.
@@ -104,6 +105,7 @@ class RoutingSettings:
     positions: str
     pooling: Pooling
     score: Score
+    reference: bool
     norm: str
     head_evidence: bool
     calibration: bool
@@ -118,7 +120,12 @@ class RoutingSettings:
 
     @classmethod
     def from_mapping(
-        cls, settings: Mapping[str, Any], *, images: bool = False, low_rank: bool = False
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        images: bool = False,
+        low_rank: bool = False,
+        decoder: bool = False,
     ) -> RoutingSettings:
         """Return the values that the gate's settings mean for a model.
 
@@ -126,6 +133,7 @@ class RoutingSettings:
             settings: every setting of the gate by its name in recipes.
             images: whether the model's main input are images.
             low_rank: whether most of its updates are of adapters.
+            decoder: whether it is a decoder that generates.
 
         Raises:
             RequestError: `routing_layers` has no form that is known.
@@ -138,6 +146,7 @@ class RoutingSettings:
             positions=settings["routing_sites"],
             pooling=_pooling(settings["pooling"], images, score),
             score=score,
+            reference=_reference(settings["reference"], score, decoder),
             norm=settings["norm"],
             head_evidence=settings["head_evidence"] == "auto" and select != "weighted",
             calibration=settings["calibration"] == "auto",
@@ -158,8 +167,11 @@ class RoutingSettings:
 
     @property
     def first_pass_words(self) -> dict[str, Any]:
-        """What decides about the scores of a first pass, but for the heads', as plain words."""
-        return {
+        """What decides about the scores of a first pass, but for the heads', as plain words.
+
+        Folders that were calibrated before there was a reference have no word for it.
+        """
+        words = {
             "routes_on_base": self.routes_on_base,
             "one_pass": self.one_pass,
             "layers": self.layers.text,
@@ -169,6 +181,7 @@ class RoutingSettings:
             "norm": self.norm,
             "standardised": self.standardised,
         }
+        return {**words, "reference": "noise"} if self.reference else words
 
     def layer_rule(self, count: int) -> LayerRule:
         """Return the rule for a model of `count` layers, where one pass makes `auto` the first third of them.
@@ -207,3 +220,12 @@ def _score(word: str, low_rank: bool) -> Score:
     if word == "auto":
         return Score.TRAILING_ENERGY if low_rank else Score.RESIDUAL
     return Score(word)
+
+
+def _reference(word: str, score: Score, decoder: bool) -> bool:
+    """Return whether scores count from those of noise; if not chosen, those of a decoder's adapters do.
+
+    Decoders have much in common in all activations. Of encoders noise is unlike texts: on validation items of
+    eight adapters it takes 6 % of the tasks, where on prompts of a chat LM it finds 69 % more.
+    """
+    return word == "noise" or (word == "auto" and decoder and score is Score.TRAILING_ENERGY)

@@ -3,7 +3,8 @@
 sites        activations that linear maps take in, found by running one input
 scores       how well each task explains an activation
 first pass   what a batch shows at the sites, and the heads' outputs
-calibration  what inputs of the tasks add to it
+reference    the level from which scores count
+calibration  what inputs of each task add to it
 router       from that to the tasks of each input
 replay       where the first pass's blocks are those of the second, too
 """
@@ -12,6 +13,7 @@ from submerge.routing._calibration import CalibrationWeights, RouterCalibration,
 from submerge.routing._choose import TaskChoice, choose, combined, complete_evidence, group_means, zscores
 from submerge.routing._first_pass import Evidence, FirstPass
 from submerge.routing._order import BatchOrder, batch_order
+from submerge.routing._reference import RouterReference
 from submerge.routing._replay import Replay
 from submerge.routing._request import FORMS, RoutingRequest
 from submerge.routing._router import Router, Routing
@@ -27,6 +29,7 @@ __all__ = [
     "Replay",
     "Router",
     "RouterCalibration",
+    "RouterReference",
     "Routing",
     "RoutingRequest",
     "Site",

@@ -20,6 +20,7 @@ import torch
 
 from submerge.algebra import Discriminant, linear_discriminant
 from submerge.errors import Problem, RequestError, few
+from submerge.routing._reference import check_first_pass
 
 __all__ = ["CalibrationWeights", "RouterCalibration", "fit_calibration"]
 
@@ -101,11 +102,7 @@ class RouterCalibration:
 
     def check(self, settings: Mapping[str, Any], where: str) -> None:
         """Raise `RequestError` where the first pass now is another than that of the calibration."""
-        changed = [name for name, value in settings.items() if self.settings.get(name) != value]
-        if changed:
-            what = f"the folder was calibrated with other settings of the first pass: {few(changed)}"
-            hint = 'load it with calibration="none", or merge with these settings and calibrate again'
-            raise RequestError(Problem(what, where, hint))
+        check_first_pass(self.settings, settings, where)
 
 
 def fit_calibration(

@@ -26,6 +26,7 @@ from submerge.gating import (
 )
 from submerge.methods.mass import RoutingSettings
 from submerge.routing._choose import log_evidence
+from submerge.routing._reference import REFERENCE_INPUTS, RouterReference, reference_inputs
 from submerge.routing._replay import Replay
 from submerge.routing._scores import SiteScore, TokenPooling, site_score
 from submerge.routing._sites import Site, choose_sites, discover_sites, read_by_input
@@ -51,7 +52,8 @@ class Evidence:
 class _SiteReader(Observer):
     """Scores inputs at the chosen sites, and ends an `early` pass after the last; `names` ran until then.
 
-    Pooled inputs of the sites with numbers in `gathered` are held.
+    Scores count from `levels` [T], by map, where there are any. Pooled inputs of the sites with numbers
+    in `gathered` are held.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class _SiteReader(Observer):
         sites: Sequence[Site],
         scores: Mapping[str, SiteScore],
         pooling: TokenPooling,
+        levels: Mapping[str, torch.Tensor],
         *,
         gathered: Collection[int],
         early: bool,
@@ -66,12 +69,18 @@ class _SiteReader(Observer):
         self._place = {name: i for i, site in enumerate(sites) for name in site.maps}
         self._left = set(self._place)
         self._scores, self._pooling, self._early = scores, pooling, early
-        self._gathered = gathered
+        self._levels, self._gathered = levels, gathered
         self._last: torch.Tensor | None = None
         self._pooled: torch.Tensor | None = None
         self.inputs: dict[int, torch.Tensor] = {}
-        self.sites: list[list[torch.Tensor]] = [[] for _ in sites]
+        self.found: dict[str, torch.Tensor] = {}
+        self._sites = sites
         self.names: set[str] = set()
+
+    @property
+    def sites(self) -> list[list[torch.Tensor]]:
+        """The scores [B, T] of each site's maps."""
+        return [[self.found[name] for name in site.maps if name in self.found] for site in self._sites]
 
     def on_input(self, name: str, module: nn.Module, x: Any) -> None:
         self.names.add(name)
@@ -80,7 +89,8 @@ class _SiteReader(Observer):
         if self._last is None or not is_same(self._last, x):  # pooled once for all maps of a site
             self._last, self._pooled = x, self._pooling(x)
         assert self._pooled is not None
-        self.sites[self._place[name]].append(self._scores[name](self._pooled))
+        score = self._scores[name](self._pooled)
+        self.found[name] = score - self._levels[name].to(score) if name in self._levels else score
         if (number := self._place[name]) in self._gathered and number not in self.inputs:
             self.inputs[number] = self._pooling.of_input(x)
         self._left.discard(name)
@@ -92,14 +102,22 @@ class FirstPass:
     """Runs a model on inputs without the tasks' updates, and returns what it shows of their tasks.
 
     The model's sites are found at its first batch. `replay` is there where the blocks that are looked at are
-    those of the second pass, too.
+    those of the second pass, too. `reference` is the level of scores by inputs of the tasks, if it
+    counts.
     """
 
-    def __init__(self, gated: GatedModel, settings: RoutingSettings, count: int) -> None:
-        self.gated, self.settings, self.count = gated, settings, count
+    def __init__(
+        self,
+        gated: GatedModel,
+        settings: RoutingSettings,
+        count: int,
+        reference: RouterReference | None = None,
+    ) -> None:
+        self.gated, self.settings, self.count, self.reference = gated, settings, count, reference
         self.sites: list[Site] = []
         self.replay: Replay | None = None
         self._scores: dict[str, SiteScore] = {}
+        self._levels: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def evidence(
@@ -141,7 +159,7 @@ class FirstPass:
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         pooling = TokenPooling(self.settings.pooling, size, mask)
-        return _SiteReader(self.sites, self._scores, pooling, gathered=gathered, early=early)
+        return _SiteReader(self.sites, self._scores, pooling, self._levels, gathered=gathered, early=early)
 
     def _modules(self, model: nn.Module, kind: type[nn.Module] = nn.Module) -> dict[str, nn.Module]:
         """Return the model's gated modules of a kind of gate."""
@@ -165,8 +183,25 @@ class FirstPass:
         if self.settings.one_pass:
             self.replay = Replay(self.gated.gate, _blocks(model, self.sites))
         score, norm = self.settings.score, self.settings.norm
-        for name in (name for site in self.sites for name in site.maps):
+        names = [name for site in self.sites for name in site.maps]
+        for name in names:
             self._scores[name] = site_score(self.gated.modules[name].factors, self.count, score, norm)
+        if self.reference is not None:
+            self._levels = dict(zip(names, self.reference.levels, strict=True))
+        elif self.settings.reference:
+            self._levels = self._mean_scores(model, part, reference_inputs(model, one))
+
+    def _mean_scores(
+        self, model: Any, part: Any, inputs: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return the mean scores [T] of inputs, by the maps that they reach."""
+        if not inputs:
+            return {}
+        reader = self._reader(inputs, REFERENCE_INPUTS, (), early=True)
+        modules = {name: model.get_submodule(name) for name in self._scores}
+        with self.gated.gate.over(ResidentAssignment()), observe(modules, reader):
+            part(**inputs)
+        return {name: score.mean(0) for name, score in reader.found.items()}
 
     def _heads(self, model: Any) -> Heads | None:
         """Return the tasks' heads where their evidence counts: those on an encoder's output."""

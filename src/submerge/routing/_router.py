@@ -14,6 +14,7 @@ from submerge.routing._calibration import RouterCalibration
 from submerge.routing._choose import choose, combined, group_means, joint_zscores, zscores
 from submerge.routing._first_pass import Evidence, FirstPass
 from submerge.routing._order import BatchOrder, batch_order
+from submerge.routing._reference import RouterReference
 from submerge.routing._replay import Replay
 from submerge.routing._request import RoutingRequest
 from submerge.routing._sites import Site
@@ -54,7 +55,7 @@ class Router:
 
     `tasks` are what the folder tells of each: its `name`, and how its head is used. `settings` are the gate's
     by their names in recipes, and `rules` what they mean for the model. `calibration` is what inputs of the
-    tasks showed, if it counts.
+    tasks showed, and `reference` the level of scores by inputs of any of them, if it counts.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Router:
         rules: RoutingSettings,
         gated: GatedModel,
         calibration: RouterCalibration | None = None,
+        reference: RouterReference | None = None,
     ) -> None:
         self.calibration = calibration
         self.tasks, self.settings, self.rules, self.gated = tuple(tasks), dict(settings), rules, gated
         self.names: tuple[str, ...] = tuple(task["name"] for task in tasks)
-        self.first_pass = FirstPass(gated, rules, len(self.names))
+        self.first_pass = FirstPass(gated, rules, len(self.names), reference)
 
     @property
     def sites(self) -> list[Site]:

@@ -1,4 +1,4 @@
-"""`submerge.calibrate_router`: unlabelled inputs of each task, for the router of a served folder."""
+"""`submerge.calibrate_router`: unlabelled inputs of the tasks, for the router of a served folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from submerge.arguments import checked
 from submerge.calibrate import Data, Inputs, ModelInputs, read_data
 from submerge.errors import Problem, RequestError, few
-from submerge.routing import Router, RouterCalibration, fit_calibration
+from submerge.routing import Evidence, Router, RouterCalibration, RouterReference, fit_calibration
 from submerge.serving._calibration_file import write_calibration
 from submerge.serving._folder import gate_manifest
 from submerge.serving._load import load
@@ -22,6 +22,9 @@ from submerge.serving._routed_model import input_count
 __all__ = ["calibrate_router"]
 
 SAMPLES, BATCH, MAX_LENGTH = 32, 32, 512
+TOGETHER = "inputs of all tasks"
+LEAST = 4
+"""Inputs, at least, of all tasks together."""
 MOST_BYTES = 1 << 30
 """What the inputs' vectors may take in memory. Of larger models every k-th site is looked at."""
 
@@ -29,25 +32,28 @@ MOST_BYTES = 1 << 30
 @checked
 def calibrate_router(
     folder: str | Path,
-    data: Mapping[str, Data],
+    data: Mapping[str, Data] | Data,
     *,
     samples: int = SAMPLES,
     batch_size: int = BATCH,
     max_length: int = MAX_LENGTH,
     device: torch.device | str | None = None,
-) -> RouterCalibration:
-    """Return what inputs of each task say of a served folder's router, and write it into the folder.
+) -> RouterCalibration | RouterReference:
+    """Return what inputs of the tasks say of a served folder's router, and write it into the folder.
 
     The router of MASS needs no data. With some inputs of each task, whose answers need not be known, a linear
     discriminant of what they show at the sites tells tasks apart, too, and stands beside the scores without
-    data, with weights from cross-validation. `submerge.load(folder)` uses it from then on, and with
-    `calibration="none"` it does not. One pass over the inputs; nothing is trained.
+    data, with weights from cross-validation. Where nobody knows whose the inputs are, the scores count from
+    what they get on average. `submerge.load(folder)` uses it from then on, and with `calibration="none"` it
+    does not. One pass over the inputs; nothing is trained.
 
     Args:
         folder: what `submerge merge` wrote by `mass`.
         data: inputs of every task by its name: what `submerge.calibrate.read_items` reads, or texts, items,
-            rows, or batches of the model's inputs as they are.
-        samples: how many inputs of a task are looked at, evenly spaced, of batches of tensors, too.
+            rows, or batches of the model's inputs as they are. Or such inputs of all tasks together, as they
+            come in.
+        samples: how many inputs of a task are looked at, evenly spaced, of batches of tensors, too; of inputs
+            of all tasks together so many times as there are tasks.
         batch_size: inputs in a pass.
         max_length: how many tokens a text has at most.
         device: of the model; the CPU by default.
@@ -73,21 +79,27 @@ def calibrate_router(
     """
     path = Path(folder)
     names = _tasks(path)
-    _check_tasks(names, data)
-    model = load(path, device=device, calibration="none")
+    if isinstance(data, Mapping):
+        _check_tasks(names, data)
+        model = load(path, device=device, calibration="none")
+        sources, samples_of_each = {name: data[name] for name in names}, samples
+    else:
+        model = load(path, device=device, calibration="none", reference="none")
+        sources, samples_of_each = {TOGETHER: data}, samples * len(names)
     if not model.router.rules.standardised:
         what = "a calibration does not go with select: weighted"
         raise RequestError(Problem(what, str(path), "merge with another select"))
     inputs = read_data(
-        {name: data[name] for name in names},
+        sources,
         names,
         model,
         processor=None,
         batch_size=batch_size,
         max_length=max_length,
-        samples=samples,
+        samples=samples_of_each,
     )
-    calibration = _calibrated(model, inputs)
+    together = not isinstance(data, Mapping)
+    calibration = _reference(model, inputs[TOGETHER]) if together else _calibrated(model, inputs)
     write_calibration(path, calibration)
     return calibration
 
@@ -127,11 +139,9 @@ def _calibrated(model: Any, inputs: Mapping[str, Inputs]) -> RouterCalibration:
     scores: dict[bool, list[torch.Tensor]] = {}
     tasks: list[int] = []
     for task, batch in ((task, batch) for task, own in enumerate(inputs.values()) for batch in own):
-        moved = _moved(batch, model)
-        size = input_count(model, moved)
+        moved, size = _sized(batch, model)
+        sites = sites or _within_memory(router, count * size)
         with _refused_inputs(model, moved):
-            router.first_pass.find_sites(model, moved, size)
-            sites = sites or _within_memory(router, count * size)
             evidence = router.first_pass.evidence(model, moved, size, sites)
         for site in sites:
             vectors.setdefault(site, []).append(evidence.inputs[site].cpu())
@@ -146,6 +156,41 @@ def _calibrated(model: Any, inputs: Mapping[str, Inputs]) -> RouterCalibration:
         {heads: torch.cat(parts) for heads, parts in scores.items()},
         router.rules.first_pass_words,
     )
+
+
+@torch.no_grad()
+def _reference(model: Any, batches: Inputs) -> RouterReference:
+    """Return the level of the scores by one pass over inputs of all tasks together."""
+    router: Router = model.router
+    shown: list[Evidence] = []
+    for batch in batches:
+        moved, size = _sized(batch, model)
+        with _refused_inputs(model, moved):
+            shown.append(router.first_pass.evidence(model, moved, size))
+    scores = torch.cat([torch.stack([r for site in one.sites for r in site]).double() for one in shown], 1)
+    levels = scores.mean(1)  # [maps, T]
+    if (count := scores.shape[1]) < LEAST:
+        hint = f"give {LEAST} of each task, or more"
+        raise RequestError(Problem(f"there are {count} inputs", "data", hint))
+    leads = torch.cat([router.data_free(_above(one, levels)).argmax(1) for one in shown])
+    shares = torch.bincount(leads, minlength=len(router.names)).double() / count
+    found = dict(zip(router.names, shares.tolist(), strict=True))
+    return RouterReference(levels.cpu(), router.rules.first_pass_words, count, found)
+
+
+def _above(evidence: Evidence, levels: torch.Tensor) -> Evidence:
+    """Return evidence whose scores count from levels [maps, T]."""
+    each = iter(levels)
+    return replace(evidence, sites=[[r - next(each) for r in site] for site in evidence.sites])
+
+
+def _sized(batch: ModelInputs, model: Any) -> tuple[dict[str, torch.Tensor], int]:
+    """Return a batch on the model's device and how many inputs it has; the model's sites are known then."""
+    moved = _moved(batch, model)
+    size = input_count(model, moved)
+    with _refused_inputs(model, moved):
+        model.router.first_pass.find_sites(model, moved, size)
+    return moved, size
 
 
 @contextmanager

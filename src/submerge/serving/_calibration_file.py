@@ -1,4 +1,7 @@
-"""The file of a router's calibration, beside the checkpoint: one matrix and one vector a site.
+"""The file of a router's calibration, beside the checkpoint.
+
+By inputs of each task it has one matrix and one vector a site, and by inputs of any task the levels of the
+scores.
 
 Its name has a part of its digest, so that `submerge.json`, which is written last, names either the file of
 before or the new one, whole.
@@ -20,33 +23,43 @@ from safetensors.torch import save_file
 
 from submerge.algebra import Discriminant
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.routing import CalibrationWeights, RouterCalibration
+from submerge.routing import CalibrationWeights, RouterCalibration, RouterReference
 from submerge.serving._folder import Folder
 from submerge.store import DIGEST, MANIFEST, Manifest, file_digest
 
 __all__ = ["read_calibration", "write_calibration"]
 
 FORM = "submerge-router-1"
+REFERENCE_FORM = "submerge-router-reference-1"
 STEM = "router-"
 
 
-def write_calibration(folder: Path, calibration: RouterCalibration) -> Path:
+def write_calibration(folder: Path, calibration: RouterCalibration | RouterReference) -> Path:
     """Write a calibration into a served folder, in the place of an earlier one; return the file.
 
     Raises `WorkError` where the disk refuses; the folder is then as it was.
     """
     manifest = Manifest.read(folder)
-    tensors = {}
-    for number, fitted in enumerate(calibration.discriminants):
-        tensors[f"weights.{number}"] = fitted.weights.float().contiguous()
-        tensors[f"offsets.{number}"] = fitted.offsets
     unfinished = folder / f"{STEM}unfinished"
     with _writing(unfinished):
-        save_file(tensors, unfinished, {FORM: _described(calibration)})
+        if isinstance(calibration, RouterReference):
+            inputs: int | dict[str, int] = calibration.count
+            about = json.dumps(
+                {
+                    "settings": calibration.settings,
+                    "count": calibration.count,
+                    "found": dict(calibration.found),
+                },
+                sort_keys=True,
+            )
+            save_file({"levels": calibration.levels}, unfinished, {REFERENCE_FORM: about})
+        else:
+            inputs = dict(calibration.counts)
+            save_file(_tensors(calibration), unfinished, {FORM: _described(calibration)})
         digest = file_digest(unfinished)
         path = folder / f"{STEM}{digest[:16]}.safetensors"
         os.replace(unfinished, path)
-    record = {"file": path.name, DIGEST: digest, "inputs": dict(calibration.counts)}
+    record = {"file": path.name, DIGEST: digest, "inputs": inputs}
     unfinished = folder / f"{MANIFEST}.unfinished"
     with _writing(unfinished):
         unfinished.write_text(replace(manifest, calibration=record).text, encoding="utf-8")
@@ -57,24 +70,36 @@ def write_calibration(folder: Path, calibration: RouterCalibration) -> Path:
     return path
 
 
-def read_calibration(folder: Folder) -> RouterCalibration | None:
-    """Return the calibration of a folder; None where it has none.
+def read_calibration(folder: Folder) -> tuple[RouterCalibration | None, RouterReference | None]:
+    """Return the calibration of a folder by inputs of each task, or by inputs of any; None where it has none.
 
     Raises `RequestError` where the file is missing, or not that which `submerge.json` names.
     """
     if folder.calibration is None:
-        return None
+        return None, None
     path = folder.path
     try:
         path = folder.path / str(folder.calibration["file"])
         if file_digest(path) != folder.calibration[DIGEST]:
             raise ValueError("its bytes are others than those that were written")
         with safe_open(path, framework="pt") as file:
-            return _parsed(json.loads(file.metadata()[FORM]), file.get_tensor)
+            about = file.metadata()
+            if REFERENCE_FORM in about:
+                return None, RouterReference(file.get_tensor("levels"), **json.loads(about[REFERENCE_FORM]))
+            return _parsed(json.loads(about[FORM]), file.get_tensor), None
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         what = f"the router's calibration cannot be read ({error})"
         hint = 'calibrate the folder again, or load it with calibration="none"'
         raise RequestError(Problem(what, str(path), hint)) from error
+
+
+def _tensors(calibration: RouterCalibration) -> dict[str, torch.Tensor]:
+    """Return the weights and offsets of each site's discriminant."""
+    tensors = {}
+    for number, fitted in enumerate(calibration.discriminants):
+        tensors[f"weights.{number}"] = fitted.weights.float().contiguous()
+        tensors[f"offsets.{number}"] = fitted.offsets
+    return tensors
 
 
 def _described(calibration: RouterCalibration) -> str:

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,13 +57,18 @@ class MassController(Controller):
 
     def __init__(self, model: Any, folder: Folder, gated: GatedModel) -> None:
         images = model.main_input_name == "pixel_values"
-        rules = RoutingSettings.from_mapping(folder.settings, images=images, low_rank=folder.low_rank)
+        rules = RoutingSettings.from_mapping(
+            folder.settings, images=images, low_rank=folder.low_rank, decoder=_is_decoder(model.config)
+        )
         settings = {**folder.settings, "pooling": rules.pooling.value, "score": rules.score.value}
         self.path, self.gated = folder.path.absolute(), gated
-        calibration = read_calibration(folder) if rules.calibration else None
-        if calibration is not None:
-            calibration.check(rules.first_pass_words, str(folder.path))
-        self.router = Router(folder.tasks, settings, rules, gated, calibration)
+        calibration, reference = read_calibration(folder) if rules.calibration else (None, None)
+        if reference is not None:
+            rules = replace(rules, reference=False)  # of noise
+        for found in (calibration, reference):
+            if found is not None:
+                found.check(rules.first_pass_words, str(folder.path))
+        self.router = Router(folder.tasks, settings, rules, gated, calibration, reference)
 
     @classmethod
     def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
@@ -133,6 +139,14 @@ class MassController(Controller):
             widths = [width] * len(names) if heads is None else heads.widths
             out.labels = named(out["logits"], routing.lead.tolist(), widths, self.router.tasks)  # type: ignore[attr-defined]
         return out
+
+
+def _is_decoder(config: Any) -> bool:
+    """Return whether the class of a configuration, which has its head, generates by a decoder alone."""
+    import transformers
+
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    return kind is not None and bool(kind.can_generate()) and not getattr(config, "is_encoder_decoder", False)
 
 
 def _forget_cache(model: Any, inputs: dict[str, Any]) -> None:
