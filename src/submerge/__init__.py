@@ -7,7 +7,7 @@
 `transplant(model, donor, out)` gives a model the tokenizer of another.
 `inspect_updates(recipe)` says how the updates of its models overlap.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
-`calibrate_router(folder, data)` lets some inputs of each task help it,
+`calibrate_router(folder, data)` lets some inputs of its tasks help it,
 and `load_processor(folder)` the processor of a model that was composed of several modalities' models.
 `null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
 and `learn_coefficients(model, adapters, data)` how strongly each should act in a merge.

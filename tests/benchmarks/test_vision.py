@@ -296,20 +296,25 @@ def test_masks_are_served_where_no_heads_compete(cache: Cache, made: dict[str, s
     home = Cache(cache.root.parent, *WHOLE.places)
     for kind, score_name in (("full", "residual"), ("lora", "leading")):
         servers = Servers(Specialists(WHOLE, home, made, kind, 0))
-        rows_ = [row for row in ROWS if row.name in ("fixed", "paper", "default", "inputs_8", "lda")]
+        rows_ = [
+            row for row in ROWS if row.name in ("fixed", "paper", "default", "inputs_8", "together_4", "lda")
+        ]
         servers.everything(rows_)
         assert sorted(path.name for path in home.served(0, kind, "").iterdir()) == [
             "default",
             "inputs_8",
             "lda",
             "merged",
+            "merged-together_4",
+            "together_4",
         ]
         found = store.read(home.served(0, kind, "default"))
         assert found is not None
         assert set(found["test"]) == set(WHOLE.tasks)
-        helped = store.read(home.served(0, kind, "inputs_8"))
-        assert helped is not None
-        assert set(helped["test"]) == set(WHOLE.tasks)
+        for row in ("inputs_8", "together_4"):
+            helped = store.read(home.served(0, kind, row))
+            assert helped is not None
+            assert set(helped["test"]) == set(WHOLE.tasks)
         model = submerge.load(servers.merged(rows_[0]), features=True)
         assert model.router.settings["score"] == score_name
 

@@ -137,10 +137,11 @@ class Servers:
             return self._lda(row)
         if row.by == "inputs":
             return self._calibrated(row)
+        folder = self._together(row) if row.by == "together" else self.merged(row)
         if row.by == "fixed":
-            model = self.specialists.load(self.merged(row))  # the plain checkpoint
+            model = self.specialists.load(folder)  # the plain checkpoint
         else:
-            model = submerge.load(self.merged(row), features=True, **row.settings)
+            model = submerge.load(folder, features=True, **row.settings)
         return lambda part, task: self._mass(model, row, part, task)
 
     @torch.inference_mode()
@@ -171,7 +172,8 @@ class Servers:
 
     def _routed(self, model: Any, row: Served, part: str, task: str) -> _Answers:
         """Return the choice alone; rows with one router share its scores, whatever the caller knows."""
-        key = (repr(sorted(row.settings.items())), row.head_evidence, part, task)
+        shared = {**row.settings, **row.options}
+        key = (repr(sorted(shared.items())), row.head_evidence, part, task)
         if key not in self._scores:
             items = self._items(part, task)
             evidence = self._head_evidence(part, task) if row.head_evidence else None
@@ -201,6 +203,18 @@ class Servers:
             return self._choice(self._input_scores.scores(calibration, part, task), row, task)
 
         return answer
+
+    def _together(self, row: Served) -> Path:
+        """Return a copy of the merge that was calibrated by inputs of all tasks, not told whose they are."""
+        copy = self._folder(f"merged-{row.name}")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.merged(row), copy)
+        batches = []
+        for task in self.tasks:
+            items = self._items("inputs", task)
+            batches.append(items.batch(range(len(items))[-row.options["inputs"] :]))
+        submerge.calibrate_router(copy, batches)
+        return copy
 
     @cached_property
     def _input_scores(self) -> InputScores:

@@ -16,8 +16,9 @@ class Served:
     """A row: what serves, the gate's settings, and what the caller knows of an input.
 
     `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", "lda" (a discriminant on
-    base features of one layer, trained on inputs of each task, names the task), or "inputs" (MASS, whose
-    router was calibrated by so many inputs of each task). With `heads` "router" the head is the first
+    base features of one layer, trained on inputs of each task, names the task), "inputs" (MASS, whose
+    router was calibrated by so many inputs of each task), or "together" (by so many of each, of which nobody
+    says whose they are). With `heads` "router" the head is the first
     chosen task's, with "max" that of the largest logit among the chosen tasks. With `head_evidence`
     the log-evidence of all heads on the base's features counts, too. With `form` it is known which tasks take
     pairs of texts, with `group` that so many inputs in a row are of one task. With `wide` the first two
@@ -39,7 +40,7 @@ class Served:
     def single(self) -> bool:
         """Whether one task runs for each input, so that its answer is that of the named task."""
         two = self.settings.get("passes", "two") == "two" and self.settings.get("select", "top1") == "top1"
-        return self.by in ("lda", "inputs") or (self.by == "mass" and two)
+        return self.by in ("lda", "inputs", "together") or (self.by == "mass" and two)
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker, under the keys that caches have."""
@@ -74,6 +75,7 @@ ROWS = (
     Served("several", "all layers, up to 3 tasks", {**_TWO, "select": "threshold"}),
     Served("default", "**default**: all layers, heads heard", _AUTO, head_evidence=True),
     Served("null_space_heads", "all layers, null-space ratio, heads heard", _NULL_SPACE, head_evidence=True),
+    Served("noise", "default, scores count from noise", {**_AUTO, "reference": "noise"}, head_evidence=True),
     Served("form", "default, form known", _AUTO, head_evidence=True, form=True),
     Served("group", "default, groups of 4", _AUTO, head_evidence=True, group=4),
     Served("one_narrow", "one pass, Gaussian", _ONCE),
@@ -83,6 +85,17 @@ ROWS = (
     *(
         Served(f"inputs_{n}", f"default, {n} inputs a task", _AUTO, "inputs", options={"inputs": n})
         for n in (8, 32, 150)
+    ),
+    *(
+        Served(
+            f"together_{n}",
+            f"default, {n} inputs a task, not sorted",
+            _AUTO,
+            "together",
+            head_evidence=True,
+            options={"inputs": n},
+        )
+        for n in (1, 4, 32)
     ),
     Served("inputs_group", "32 inputs a task, groups of 4", _AUTO, "inputs", group=4, options={"inputs": 32}),
     Served("prototypes", "32 inputs a task, nearest mean", _AUTO, "inputs", options=_NEAREST),
