@@ -68,7 +68,9 @@ def test_noise_has_no_token_with_a_role(llama: Served) -> None:
     assert len(ids) == REFERENCE_INPUTS
     assert not set(ids.flatten().tolist()) & {7, 8, 9}
     assert 0 <= ids.min() < ids.max() < model.config.vocab_size
-    assert reference_inputs(model, {"inputs_embeds": torch.zeros(1, 2, 32)}) == {}
+    embedded = reference_inputs(model, {"inputs_embeds": torch.zeros(1, 2, 32)})
+    assert torch.equal(embedded["input_ids"], ids), "whatever the first batch is"
+    assert reference_inputs(model, {"input_ids": torch.zeros(1, 4, 2, dtype=torch.long)}) == {}
 
 
 def test_inputs_of_any_task_are_the_level(bert: Served, folder: Path) -> None:

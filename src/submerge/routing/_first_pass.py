@@ -189,18 +189,17 @@ class FirstPass:
         if self.reference is not None:
             self._levels = dict(zip(names, self.reference.levels, strict=True))
         elif self.settings.reference:
-            self._levels = self._mean_scores(model, part, reference_inputs(model, one))
+            self._levels = self._mean_scores(model, reference_inputs(model, one))
 
-    def _mean_scores(
-        self, model: Any, part: Any, inputs: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def _mean_scores(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the mean scores [T] of inputs, by the maps that they reach."""
         if not inputs:
             return {}
+        part, own = _first_part(model, inputs)
         reader = self._reader(inputs, REFERENCE_INPUTS, (), early=True)
         modules = {name: model.get_submodule(name) for name in self._scores}
         with self.gated.gate.over(ResidentAssignment()), observe(modules, reader):
-            part(**inputs)
+            part(**own)
         return {name: score.mean(0) for name, score in reader.found.items()}
 
     def _heads(self, model: Any) -> Heads | None:

@@ -71,23 +71,25 @@ def check_first_pass(calibrated: Mapping[str, Any], now: Mapping[str, Any], wher
 
 
 def reference_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return noise that a model takes in the place of its main input, of which `inputs` has a batch.
+    """Return noise that a model takes in the place of its main input; `inputs` are a batch for it.
 
-    Token ids are drawn from all that have no role of their own in the configuration; numbers are normal, in
-    the shape of the batch's. Empty where the batch has not the model's main input.
+    Token ids are drawn from all that have no role of their own in the configuration. Numbers, of images and
+    sounds, are normal, in the shape of the batch's. Empty where the batch has no such numbers, or ids of
+    several streams.
     """
     name = model.main_input_name
     given = inputs.get(name)
-    if not isinstance(given, torch.Tensor):
-        return {}
     draw = torch.Generator().manual_seed(0)
-    if given.is_floating_point():
+    if isinstance(given, torch.Tensor) and given.is_floating_point():
         noise = torch.randn(REFERENCE_INPUTS, *given.shape[1:], generator=draw)
         return {name: noise.to(given)}
+    if name != "input_ids" or (isinstance(given, torch.Tensor) and given.ndim != 2):
+        return {}
     ordinary = torch.ones(model.get_input_embeddings().num_embeddings, dtype=torch.bool)
     ordinary[[i for i in _with_roles(model.config.to_dict()) if 0 <= i < len(ordinary)]] = False
     ids = ordinary.nonzero().flatten()
-    return {name: ids[torch.randint(len(ids), (REFERENCE_INPUTS, LENGTH), generator=draw)].to(given)}
+    chosen = torch.randint(len(ids), (REFERENCE_INPUTS, LENGTH), generator=draw)
+    return {name: ids[chosen].to(model.device)}
 
 
 def _with_roles(config: Mapping[str, Any]) -> Iterator[int]:
