@@ -162,5 +162,5 @@ def _source(values: Callable[[], torch.Tensor], _: FileTable) -> MemorySource:
 
 
 def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
-    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, 4 * tensor.numel())
+    entry = TensorEntry.in_memory(key, "F32", tuple(tensor.shape))
     return BankTensor(key, entry, partial(_source, tensor.float))

@@ -64,7 +64,7 @@ def changed_tensors(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Alignment
     """
     aligned = Aligner(base).align(checkpoint)
     model = aligned.model
-    floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
+    floats = [name for name, entry in base.tensors.items() if entry.is_float]
     with FileTable() as table:
         if problems := list(_unlike(model, base, floats, aligned.refused, table)):
             raise RequestError(problems)

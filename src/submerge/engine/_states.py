@@ -154,9 +154,7 @@ def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:
             raise RequestError(Problem(f"{tensor.dtype} cannot be merged", where))
         if tensor.layout is not torch.strided or tensor.is_meta:
             raise RequestError(Problem("is no dense tensor with values", where))
-        shape = tuple(tensor.shape)
-        nbytes = tensor.numel() * tensor.element_size()
-        entries[key] = TensorEntry(key, code, shape, None, 0, nbytes)
+        entries[key] = TensorEntry.in_memory(key, code, tuple(tensor.shape))
     memory = {key: tensor.detach().cpu() for key, tensor in state.items()}
     model = Checkpoint(name, Path(name), None, entries, {}, memory=memory)
     if lora_file(model) is not None:

@@ -14,7 +14,6 @@ from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
-    DTYPES,
     FileTable,
     InMemory,
     MemorySource,
@@ -106,7 +105,7 @@ class Checkpoint:
             if view.alias is not None:
                 return stored.source(view.alias, table)
             parts = {source: stored.source(source, table) for source in view.sources}
-            return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
+            return ViewSource(view, entry.itemsize, parts)
         if name in self.computed:
             return self.computed[name].open(table)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
@@ -145,7 +144,7 @@ class Checkpoint:
 def first_bytes(model: Checkpoint, name: str, table: FileTable) -> bytes:
     """Return the first bytes of a tensor of a model, 64 KiB at most."""
     entry = model.tensors[name]
-    size = DTYPES[entry.dtype].itemsize
+    size = entry.itemsize
     count = min(entry.numel, (1 << 16) // size)
     buffer = bytearray(count * size)
     model.source(name, table).read(0, count, memoryview(buffer))
@@ -161,7 +160,7 @@ def same_values(model: Checkpoint, one: str, other: str, table: FileTable) -> bo
     is_bare = any(entry.numel and not entry.nbytes for entry in (first, second))
     if is_bare or (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    size, sources = DTYPES[first.dtype].itemsize, [model.source(name, table) for name in (one, other)]
+    size, sources = first.itemsize, [model.source(name, table) for name in (one, other)]
     for start in range(0, first.numel, _BLOCK):
         count = min(_BLOCK, first.numel - start)
         buffers = [bytearray(count * size) for _ in sources]

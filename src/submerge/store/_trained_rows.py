@@ -175,7 +175,6 @@ def _trained_table(
     type of the table `before`.
     """
     table = before.entry
-    size, itemsize = math.prod(table.shape), DTYPES[table.dtype].itemsize
     sources: list[RowSource] = [
         ComputedRows([TableRows(opened, 0, dtype)], table.dtype)
         for opened, dtype in (
@@ -190,9 +189,9 @@ def _trained_table(
         which=[source for _, source, _ in runs],
         first=[first for _, _, first in runs],
         width=math.prod(table.shape[1:]),
-        itemsize=itemsize,
+        itemsize=table.itemsize,
     )
-    return TensorEntry(name, table.dtype, table.shape, None, 0, size * itemsize), rows
+    return TensorEntry.in_memory(name, table.dtype, table.shape), rows
 
 
 def _updated_table(
@@ -206,7 +205,7 @@ def _updated_table(
     """
     table = before.entry
     dtype = "F64" if table.dtype == "F64" else "F32"
-    entry = TensorEntry(name, dtype, table.shape, None, 0, table.numel * DTYPES[dtype].itemsize)
+    entry = TensorEntry.in_memory(name, dtype, table.shape)
     if isinstance(part, Add):
         return entry, _SummedTable(adapter, part, before, dtype)
     return entry, _UpdatedTable(adapter, part, before, dtype)

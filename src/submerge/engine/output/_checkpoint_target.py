@@ -80,8 +80,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
             return False
         entry, of_record = self._entry(record), self._range(record)
         on_disk = shards.source(replace(entry, file=self.output.folder / str(entry.file)))
-        itemsize = DTYPES[entry.dtype].itemsize
-        return range_digest(on_disk, of_record.start, of_record.stop, itemsize) == record.output
+        return range_digest(on_disk, of_record.start, of_record.stop, entry.itemsize) == record.output
 
     def job(
         self, index: int, inputs: FileTable, writer: ShardWriter, finished: Finished, done: frozenset[int]
@@ -102,7 +101,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     def size(self, record: RangeRecord) -> int:
         """Return the bytes of a range."""
         of_record = self._range(record)
-        return (of_record.stop - of_record.start) * DTYPES[self._entry(record).dtype].itemsize
+        return (of_record.stop - of_record.start) * self._entry(record).itemsize
 
     def _entry(self, record: RangeRecord) -> TensorEntry:
         return self.entries[self.plan.tensors[record.tensor].name]

@@ -11,7 +11,6 @@ from submerge.kernels import array_type
 from submerge.recipe import COEFFICIENTS, read_coefficients
 from submerge.store import (
     DIGEST,
-    DTYPES,
     Aliases,
     Checkpoint,
     FileTable,
@@ -124,7 +123,7 @@ def _differs(record: ModelRecord, manifest: Manifest) -> bool:
 def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
     """Return whether the output's values are the base's, in the output's number format."""
     entry, other = model.tensors[name], base.tensors[name]
-    if entry.shape != other.shape or DTYPES[other.dtype].kind != "float":
+    if entry.shape != other.shape or not other.is_float:
         return False
     output, source = model.source(name, table), base.source(name, table)
     for start in range(0, entry.numel, BLOCK):

@@ -99,6 +99,5 @@ def _factors(
         def opened(table: FileTable, place: int = place) -> Source:
             return MemorySource(adapter.factors(name, table)[place].float())
 
-        nbytes = 4 * sides[0] * sides[1]
-        entry = TensorEntry(name, "F32", sides, None, 0, nbytes)
+        entry = TensorEntry.in_memory(name, "F32", sides)
         yield BankTensor(f"{key}.{side}", entry, opened, adapter.label)

@@ -46,7 +46,7 @@ def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
 
 
 def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
-    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, tensor.nbytes)
+    entry = TensorEntry.in_memory(key, "F32", tuple(tensor.shape))
     return BankTensor(key, entry, lambda _: MemorySource(tensor.contiguous()))
 
 
@@ -70,7 +70,7 @@ def _values(one: BankTensor, table: FileTable) -> torch.Tensor:
 def _joined(key: str, files: Sequence[PrototypeFile], part: str) -> BankTensor:
     """Return what several tasks have of one part, one below the other."""
     rows, width = sum(file.shapes[part][0] for file in files), files[0].shapes[part][1]
-    entry = TensorEntry(key, "F32", (rows, width), None, 0, 4 * rows * width)
+    entry = TensorEntry.in_memory(key, "F32", (rows, width))
     return BankTensor(key, entry, partial(_source, files, part))
 
 

@@ -9,7 +9,6 @@ from typing import Protocol
 from submerge.deferred import np
 from submerge.errors import WorkError
 from submerge.store.format._byte_view import InMemory, byte_view
-from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 
 __all__ = ["FileSource", "MemorySource", "Source", "blocks"]
@@ -54,7 +53,7 @@ class FileSource:
     def __init__(self, fd: int, entry: TensorEntry) -> None:
         self._fd = fd
         self._entry = entry
-        self._itemsize = DTYPES[entry.dtype].itemsize
+        self._itemsize = entry.itemsize
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into`; raise `WorkError` if the file ends early or cannot be read."""

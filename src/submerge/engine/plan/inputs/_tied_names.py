@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from submerge.engine.plan.inputs._inputs import Inputs
 from submerge.engine.plan.inputs._named_values import NamedValues, ValuesByName
 from submerge.names import is_output_head, layer_of
-from submerge.store import DTYPES, Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
+from submerge.store import Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
 
 __all__ = ["TiedNames", "find_tied_names"]
 
@@ -83,7 +83,7 @@ def _float_shapes(models: Iterable[Checkpoint]) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for model in models:
-        own = {name: e.shape for name, e in model.tensors.items() if DTYPES[e.dtype].kind == "float"}
+        own = {name: e.shape for name, e in model.tensors.items() if e.is_float}
         tables = [name for name, shape in own.items() if len(shape) == 2 and layer_of(name) is None]
         known = {own[name]: shapes[name] for name in tables if name in shapes}
         for name, shape in own.items():

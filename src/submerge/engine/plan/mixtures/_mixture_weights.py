@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod, sqrt
+from math import sqrt
 
 from submerge.algebra import stream_key
 from submerge.engine.plan.inputs import Inputs
@@ -163,7 +163,7 @@ class MixtureWeights:
 
     def _new(self, name: str, shape: tuple[int, ...], rows: RowSource | None) -> Weight:
         """Return a tensor that no file has, after noting it for the model that has it."""
-        self.entries[name] = TensorEntry(name, FLOAT, shape, None, 0, 4 * prod(shape))
+        self.entries[name] = TensorEntry.in_memory(name, FLOAT, shape)
         if rows is not None:
             self.computed[name] = rows
         return Weight(name, self.gates, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from submerge.engine.plan.tensors._findings import Finding, Findings
 from submerge.engine.plan.tensors._tensor import Input
-from submerge.engine.plan.tensors._tensor_rules import TensorRules, is_float
+from submerge.engine.plan.tensors._tensor_rules import TensorRules
 from submerge.engine.plan.tokens import token_tables
 from submerge.names import layer_of
 from submerge.store import Checkpoint, FileTable, LowRankPart, Part, TensorEntry, first_bytes, is_relative
@@ -105,7 +105,7 @@ class Members:
         return [label for label, other in stored if other is not None and _is_mask(other, entry)]
 
     def _type_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
-        if is_float(stored) == is_float(entry) or _is_mask(stored, entry):
+        if stored.is_float == entry.is_float or _is_mask(stored, entry):
             return None
         reference = self.rules.inputs.reference_model.label
         what = f"tensors are {stored.dtype} here and {entry.dtype} in {reference}"
@@ -185,7 +185,7 @@ def _is_mask(one: TensorEntry, other: TensorEntry) -> bool:
     """
     if one.shape != other.shape or len(one.shape) != 4 or one.shape[:2] != (1, 1):
         return False
-    return is_float(one) != is_float(other) and not {"BOOL", "U8"}.isdisjoint((one.dtype, other.dtype))
+    return one.is_float != other.is_float and not {"BOOL", "U8"}.isdisjoint((one.dtype, other.dtype))
 
 
 def _rank(part: Part | None) -> int:

@@ -18,15 +18,10 @@ from submerge.names import depths, fused_layout
 from submerge.recipe import Recipe, ResolvedValues, resolve
 from submerge.store import DTYPES, TensorEntry, dtype_named
 
-__all__ = ["TensorRules", "is_float"]
+__all__ = ["TensorRules"]
 
 _KEPT_WIDE = (".e_score_correction_bias", ".inv_freq", ".freqs_cis")
 """Ends of names of tensors that are not narrowed: biases of routers, frequencies of rotary positions."""
-
-
-def is_float(entry: TensorEntry) -> bool:
-    """Return whether a tensor holds floating-point numbers, which alone are averaged."""
-    return DTYPES[entry.dtype].kind == "float"
 
 
 @dataclass(frozen=True)
