@@ -1,6 +1,6 @@
 """Folders of models as people have them: weight files, configurations, tokenizers, the Hub."""
 
-from submerge.store.folder._byte_tokens import TEKKEN
+from submerge.store.folder._byte_tokens import TEKKEN, byte_characters
 from submerge.store.folder._chat_template import read_chat_template, write_chat_template
 from submerge.store.folder._computation import unlike_computation
 from submerge.store.folder._config import (
@@ -67,6 +67,7 @@ __all__ = [
     "Vocabulary",
     "VocabularyDiff",
     "WeightFiles",
+    "byte_characters",
     "can_untie",
     "choose_adapter",
     "choose_weights",

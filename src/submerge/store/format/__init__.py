@@ -10,7 +10,7 @@ from submerge.store.format._header import Header, TensorEntry, read_header
 from submerge.store.format._header_bytes import TensorSpec, encode_header
 from submerge.store.format._header_json import NPZ_HINT
 from submerge.store.format._journal import JOURNAL, Journal
-from submerge.store.format._json import read_json, strict_json
+from submerge.store.format._json import lenient_json, optional_json, read_json, strict_json
 from submerge.store.format._pickles import load_pickled, memory_entry
 from submerge.store.format._shards import Shard, index_json, plan_shards
 from submerge.store.format._source import FileSource, MemorySource, Source, blocks
@@ -55,8 +55,10 @@ __all__ = [
     "hasher",
     "index_json",
     "joined",
+    "lenient_json",
     "load_pickled",
     "memory_entry",
+    "optional_json",
     "plan_shards",
     "preallocate",
     "pwrite_all",

@@ -113,6 +113,10 @@ class Inputs:
         """The reference, and the models that are merged, by their positions."""
         return {i: self.models[i] for i in dict.fromkeys([self.reference, *self.participants])}
 
+    def position(self, spec: str) -> int:
+        """Return the position of the model that a spec names, in whatever spelling."""
+        return [same_model(own) for own in self.specs].index(same_model(spec))
+
     def role(self, position: int) -> str:
         """Return what a model takes part as: base, merged, for a modality, or with its files only."""
         roles = ["base"] if position == self.base else []

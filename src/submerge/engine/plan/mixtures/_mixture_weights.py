@@ -18,7 +18,7 @@ from submerge.engine.plan.mixtures._mixture_forms import DEEPSEEK, PROJECTIONS, 
 from submerge.engine.plan.mixtures._mixture_sources import LAYERS, count_layers, dense_name, is_feed_forward
 from submerge.engine.plan.mixtures._random_rows import RandomRows
 from submerge.names import is_buffer
-from submerge.recipe import Expert, MixtureRecipe, same_model
+from submerge.recipe import Expert, MixtureRecipe
 from submerge.store import Checkpoint, ComputedRows, RowSource, TensorEntry
 
 __all__ = ["MixtureWeights", "Weight"]
@@ -137,7 +137,7 @@ class MixtureWeights:
     def _of_expert(
         self, expert: Expert, name: str, layer: int, projection: str, scale: float = 1.0
     ) -> Weight:
-        position = [same_model(spec) for spec in self.inputs.specs].index(same_model(expert.model))
+        position = self.inputs.position(expert.model)
         scale *= expert.residual_scale
         values = {
             "noise_scale": expert.noise_scale,

@@ -20,8 +20,8 @@ from submerge.engine.plan.tokens._token_origins import Origin, TokenOrigins, pla
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, rows_hint
 from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
 from submerge.errors import Problem, few
-from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, read_json, text_parts
+from submerge.recipe import Recipe
+from submerge.store import Adapter, Checkpoint, optional_json, text_parts
 
 __all__ = ["plan_vocabulary"]
 
@@ -50,7 +50,7 @@ class _MergedTokens(VocabularyPlanner):
             models={position: self._rows_of(position) for position in self.inputs.involved},
             base=self.inputs.base,
             rules=rules,
-            positions={rule.model: self._position(rule.model) for rule in rules.values() if rule.model},
+            positions={rule.model: self.inputs.position(rule.model) for rule in rules.values() if rule.model},
             holes=self._holes(tokenizer),
         )
         self.problems += origins.problems()
@@ -140,17 +140,12 @@ class _MergedTokens(VocabularyPlanner):
         last = max(used, default=-1)
         return {id_: ((reference, id_),) for id_ in range(min(last, rows)) if id_ not in used}
 
-    def _position(self, spec: str) -> int:
-        """Return the position of a model that a rule names."""
-        names = [same_model(name) for name in self.inputs.specs]
-        return names.index(same_model(spec))
-
     def _note_token_ids(self) -> None:
         """Note rules that name a row which a model does not have."""
         for rule in self.recipe.tokenizer.tokens.values():
             if rule.token_id is None or not rule.model:
                 continue
-            rows = token_rows(self.inputs.models[self._position(rule.model)].tensors) or 0
+            rows = token_rows(self.inputs.models[self.inputs.position(rule.model)].tensors) or 0
             if rule.token_id >= rows:
                 what = f"{rule.model} has {rows} rows, and none for the id {rule.token_id}"
                 self.problems.append(Problem(what, rule.where, "name a token's id"))
@@ -163,8 +158,8 @@ class _MergedTokens(VocabularyPlanner):
         """Note tokens that the reference's configurations name and the output lacks."""
         reference = self.inputs.reference_model
         texts = {id_: text for text, id_ in self.tokens[self.inputs.reference].ids.items()}
-        beside = reference.path / "generation_config.json"
-        parts = [*text_parts(reference.config), *([read_json(beside)] if beside.is_file() else [])]
+        beside = optional_json(reference.path / "generation_config.json")
+        parts = [*text_parts(reference.config), beside]
         lost = dict.fromkeys(pair for part in parts for pair in lost_token_ids(part, ids))
         if lost:
             shown = few([f"{key}: {texts[id_]!r}" for key, id_ in lost])
