@@ -12,10 +12,10 @@ from submerge.algebra import Dense, Streamed, Update
 from submerge.continual._stored_task import StoredTask, TaskLayout
 from submerge.continual._task_model import TaskModel
 from submerge.continual._tensor_file import TensorFileWriter
-from submerge.continual._whole_model import read_values, stored_dtype, value_blocks
+from submerge.continual._whole_model import read_values, value_blocks
 from submerge.deferred import torch
 from submerge.errors import few
-from submerge.store import Checkpoint, FileTable, byte_view
+from submerge.store import Checkpoint, FileTable, byte_view, torch_dtype
 
 __all__ = ["add_weights", "mean_values", "others_warning", "weight_update"]
 
@@ -40,7 +40,7 @@ def weight_update(task: StoredTask, name: str, base: Checkpoint, table: FileTabl
     """Return Δ_t [m, n] of a linear map, as y = W x has it: read anew, by rows, each time it is used."""
     own, before = task.entry(f"maps.{name}.W"), base.tensors[f"{name}.weight"]
     sources = table.source(own), base.source(before.name, table)
-    dtypes = [stored_dtype(entry) for entry in (own, before)]
+    dtypes = [torch_dtype(entry.dtype) for entry in (own, before)]
     wide = torch.promote_types(torch.promote_types(*dtypes), torch.float32)
     width = own.shape[1]
 
@@ -67,13 +67,13 @@ def mean_values(
     Tasks come with w_t; the base's values are those of one that does not change the tensor.
     """
     entry = base.tensors[name]
-    weights, sources = [], [(base.source(name, table), stored_dtype(entry))]
+    weights, sources = [], [(base.source(name, table), torch_dtype(entry.dtype))]
     total = 0.0
     for task, weight in tasks:
         total += weight
         if task.has_values(name):
             own = task.entry(f"values.{name}")
-            sources.append((table.source(own), stored_dtype(own)))
+            sources.append((table.source(own), torch_dtype(own.dtype)))
             weights.append(weight)
     merged = torch.empty(entry.numel, dtype=sources[0][1])
     for at, (before, *values) in value_blocks(sources, entry.numel):

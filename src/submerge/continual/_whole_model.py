@@ -11,18 +11,18 @@ from submerge.engine.work import EditedSource
 from submerge.errors import Problem, RequestError, few
 from submerge.names import is_buffer, is_output_head, layer_of, module_names
 from submerge.store import (
-    DTYPES,
     Aligner,
     Alignment,
     Checkpoint,
     FileTable,
     Source,
-    TensorEntry,
     byte_view,
+    read_elements,
     same_values,
+    torch_dtype,
 )
 
-__all__ = ["changed_tensors", "linear_maps", "read_values", "stored_dtype", "value_blocks"]
+__all__ = ["changed_tensors", "linear_maps", "read_values", "value_blocks"]
 
 BLOCK = 1 << 24
 """Values that are compared, or merged, at a time."""
@@ -31,18 +31,9 @@ BLOCK = 1 << 24
 def read_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
     """Return a tensor of a model, with what an adapter on it does to it."""
     entry = model.tensors[name]
-    values = torch.empty(entry.shape, dtype=stored_dtype(entry))
     edited = model.adapter is not None and name in model.adapter.parts
     source: Source = EditedSource(model, model, name, table) if edited else model.source(name, table)
-    source.read(0, entry.numel, byte_view(values))
-    return values
-
-
-def stored_dtype(entry: TensorEntry) -> torch.dtype:
-    """Return torch's dtype of a tensor of a file, which was checked to have one when it was opened."""
-    dtype = DTYPES[entry.dtype].torch
-    assert dtype is not None
-    return dtype
+    return read_elements(source, entry.dtype, 0, entry.numel).view(entry.shape)
 
 
 def value_blocks(
@@ -104,7 +95,7 @@ def _is_tied_head(model: Checkpoint, name: str, table: FileTable) -> bool:
 
 def _differs(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
     """Return whether a tensor has other values than the base's, to the precision of the narrower dtype."""
-    dtypes = [stored_dtype(one.tensors[name]) for one in (model, base)]
+    dtypes = [torch_dtype(one.tensors[name].dtype) for one in (model, base)]
     narrow = min(dtypes, key=lambda dtype: dtype.itemsize)
     sources = [(one.source(name, table), dtype) for one, dtype in zip((model, base), dtypes, strict=True)]
     blocks = value_blocks(sources, base.tensors[name].numel)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from submerge.deferred import torch
 from submerge.errors import RequestError
 from submerge.names import match_names
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._trained_rows import own_tables
 from submerge.store.adapter import Adapter, Replace, fit_adapter
-from submerge.store.format import DTYPES, FileTable, InMemory, TensorEntry, byte_view
+from submerge.store.format import FileTable, InMemory, TensorEntry, read_elements
 
 __all__ = ["lay_over", "trained_adapter"]
 
@@ -97,8 +96,8 @@ def _computed(model: Checkpoint, names: Iterable[str]) -> dict[str, InMemory]:
         for name in names:
             entry = model.tensors[name]
             if entry.file is None and name not in model.memory:
-                values[name] = tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-                model.source(name, table).read(0, entry.numel, byte_view(tensor))
+                whole = read_elements(model.source(name, table), entry.dtype, 0, entry.numel)
+                values[name] = whole.view(entry.shape)
     return values
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from submerge.deferred import torch
 from submerge.engine.output._bank import trained_values
-from submerge.engine.plan import MergePlan, bank_rows, torch_dtype
+from submerge.engine.plan import MergePlan, bank_rows
 from submerge.store import (
     BankTensor,
     Checkpoint,
@@ -16,10 +16,11 @@ from submerge.store import (
     PrototypeFile,
     Source,
     TensorEntry,
-    byte_view,
     module_key,
     prototype_key,
     question_key,
+    read_elements,
+    torch_dtype,
 )
 
 __all__ = ["projector_bank"]
@@ -58,13 +59,8 @@ def _parameter(key: str, models: Sequence[Checkpoint], name: str) -> BankTensor:
 
 def _mean(each: Sequence[BankTensor], table: FileTable) -> Source:
     dtype = torch_dtype(each[0].entry.dtype)
-    return MemorySource(torch.stack([_values(one, table).double() for one in each]).mean(0).to(dtype))
-
-
-def _values(one: BankTensor, table: FileTable) -> torch.Tensor:
-    values = torch.empty(one.entry.shape, dtype=torch_dtype(one.entry.dtype))
-    one.open(table).read(0, values.numel(), byte_view(values))
-    return values
+    values = [read_elements(one.open(table), one.entry.dtype, 0, one.entry.numel) for one in each]
+    return MemorySource(torch.stack([own.double() for own in values]).mean(0).to(dtype))
 
 
 def _joined(key: str, files: Sequence[PrototypeFile], part: str) -> BankTensor:

@@ -57,7 +57,6 @@ from submerge.engine.plan.tensors import (
     range_length,
     read_length,
     stores_transposed,
-    torch_dtype,
 )
 from submerge.engine.plan.tokens import (
     OutputVocabulary,
@@ -124,7 +123,6 @@ __all__ = [
     "stores_transposed",
     "stream_model",
     "stream_parts",
-    "torch_dtype",
     "virtual_model",
     "with_token_ids",
     "with_token_rows",

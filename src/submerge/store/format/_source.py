@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from submerge.deferred import np
@@ -11,7 +12,7 @@ from submerge.errors import WorkError
 from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._header import TensorEntry
 
-__all__ = ["FileSource", "MemorySource", "Source", "blocks"]
+__all__ = ["ComputedSource", "FileSource", "MemorySource", "Source", "blocks"]
 
 BLOCK = 1 << 22
 """Bytes that are read at a time where all of a tensor is read and none of it is held."""
@@ -87,6 +88,17 @@ else:  # macOS
         data = os.pread(fd, min(len(buffer), 1 << 24), offset)
         buffer[: len(data)] = data
         return len(data)
+
+
+@dataclass(frozen=True)
+class ComputedSource:
+    """Ranges of a tensor that are computed when they are read, of `compute(start, count)`."""
+
+    compute: Callable[[int, int], InMemory]
+
+    def read(self, start: int, count: int, into: memoryview) -> None:
+        """Fill `into` with elements `start … start + count − 1`."""
+        into.cast("B")[:] = byte_view(self.compute(start, count))
 
 
 class MemorySource:
