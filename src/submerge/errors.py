@@ -11,6 +11,7 @@ __all__ = [
     "RequestError",
     "SubmergeError",
     "WorkError",
+    "counted",
     "did_you_mean",
     "few",
     "first_line",
@@ -48,6 +49,11 @@ def few(items: Iterable[str], most: int = 3) -> str:
     listed = list(items)
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return how many there are as text: `1 token`, `2 tokens`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def first_line(error: BaseException) -> str:

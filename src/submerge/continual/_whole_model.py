@@ -31,8 +31,9 @@ BLOCK = 1 << 24
 def read_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
     """Return a tensor of a model, with what an adapter on it does to it."""
     entry = model.tensors[name]
-    edited = model.adapter is not None and name in model.adapter.parts
-    source: Source = EditedSource(model, model, name, table) if edited else model.source(name, table)
+    source: Source = (
+        EditedSource(model, model, name, table) if model.part(name) else model.source(name, table)
+    )
     return read_elements(source, entry.dtype, 0, entry.numel).view(entry.shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from submerge.errors import Problem, few
 from submerge.names import View
 from submerge.store._computed_rows import RowSource
 from submerge.store._virtual import VirtualModel
-from submerge.store.adapter import Adapter
+from submerge.store.adapter import Adapter, Part
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
     FileTable,
@@ -96,6 +97,15 @@ class Checkpoint:
         if brought is not None and brought.complete:
             return brought
         return self.given_tokenizer or Tokenizer.among(self.path, self.side_files, self.links)
+
+    def part(self, name: str) -> Part | None:
+        """Return what its adapter does to a tensor; None where it does nothing to it, or there is none."""
+        return self.adapter.parts.get(name) if self.adapter else None
+
+    @cached_property
+    def edited(self) -> frozenset[str]:
+        """The tensors that its adapter changes, or has in the place of the model's own."""
+        return self.adapter.replaced.union(self.adapter.parts) if self.adapter else frozenset()
 
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values: its file, opened in `table`, memory, views, or rows."""

@@ -80,7 +80,7 @@ class _Streams:
         is_base = self.same.specialist_is_base(index, place.model)
         if model.adapter and name in model.adapter.replaced:
             is_base = False
-        part = model.adapter.parts.get(name) if model.adapter else None
+        part = model.part(name)
         if model.adapter is None or part is None:
             if not is_base:
                 yield parameter_values(f"{key}.values", model, name)

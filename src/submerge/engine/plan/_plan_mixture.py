@@ -162,7 +162,7 @@ class _MixturePlanner:
         base, model = self.weights.base, inputs.models[weight.model]
         entry = model.tensors[weight.name]
         of_base = base.tensors.get(weight.source, base.tensors[dense_name(0, "gate_proj")])
-        member = Input(weight.model, entry, patch=bool(model.adapter and weight.name in model.adapter.parts))
+        member = Input(weight.model, entry, patch=model.part(weight.name) is not None)
         is_base = weight.expert is None and weight.model == 0
         return TensorPlan(
             name=weight.name,

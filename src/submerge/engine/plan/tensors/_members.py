@@ -50,8 +50,8 @@ class Members:
 
     def of_reference(self, entry: TensorEntry) -> Input:
         """Return the reference's own tensor, with what its adapter does to it."""
-        position = self.rules.inputs.reference
-        return Input(position, entry, patch=self._part(position, entry) is not None)
+        inputs = self.rules.inputs
+        return Input(inputs.reference, entry, patch=inputs.reference_model.part(entry.name) is not None)
 
     def alike(self, entry: TensorEntry) -> list[Input] | None:
         """Return the tensors of this name, type and shape that other participants have.
@@ -142,9 +142,9 @@ class Members:
         A model under an adapter has the very entry of the reference: then the update is known without the
         values, if the adapter only adds to them, and nothing else is laid over the reference itself.
         """
-        part = self._part(position, entry)
+        part = model.part(entry.name)
         adds = part is None or is_relative(part)
-        plain_origin = self._part(self.rules.inputs.reference, entry) is None
+        plain_origin = self.rules.inputs.reference_model.part(entry.name) is None
         tied = model.aliases.get(entry.name)
         return Input(
             model=position,
@@ -166,11 +166,6 @@ class Members:
             return False
         with FileTable() as table:
             return first_bytes(model, entry.name, table) == first_bytes(reference, entry.name, table)
-
-    def _part(self, position: int, entry: TensorEntry) -> Part | None:
-        """Return what a model's adapter does to a tensor."""
-        adapter = self.rules.inputs.models[position].adapter
-        return adapter.parts.get(entry.name) if adapter else None
 
 
 def _stacks(names: Iterable[str]) -> set[str]:

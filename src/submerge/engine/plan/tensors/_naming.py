@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tensors._tensor import TensorPlan
-from submerge.errors import Problem, few
+from submerge.errors import Problem, counted, few
 from submerge.names import layer_of, layer_stacks, with_layer
 from submerge.store import Aligner, Alignment, Checkpoint, Restacker, layer_count
 
@@ -81,8 +81,7 @@ def _other_depth(model: Checkpoint, base: Checkpoint) -> str:
     own, theirs = layer_count(model.config), layer_count(base.config)
     if own is None or theirs is None or own == theirs:
         return ""
-    layers = "1 layer" if own == 1 else f"{own} layers"
-    return f"its config says {layers}, that of {base.label} {theirs}"
+    return f"its config says {counted(own, 'layer')}, that of {base.label} {theirs}"
 
 
 def idle_models(tensors: Sequence[TensorPlan], inputs: Inputs) -> list[Problem]:

@@ -19,7 +19,7 @@ from submerge.engine.plan.tokens._token_ids import lost_token_ids
 from submerge.engine.plan.tokens._token_origins import Origin, TokenOrigins, places
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, rows_hint
 from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
-from submerge.errors import Problem, few
+from submerge.errors import Problem, counted, few
 from submerge.recipe import Recipe
 from submerge.store import Adapter, Checkpoint, optional_json, text_parts
 
@@ -120,7 +120,9 @@ class _MergedTokens(VocabularyPlanner):
         tokenizer = extend_tokenizer(files, own, wanted)
         if tokenizer.unreached:
             shown = few(map(repr, tokenizer.unreached))
-            self.warnings.append(f"{_count(tokenizer.unreached)} cannot be met in a text: {shown}")
+            self.warnings.append(
+                f"{counted(len(tokenizer.unreached), 'token')} cannot be met in a text: {shown}"
+            )
         return tokenizer
 
     def _with_rows(self, position: int) -> ModelTokens:
@@ -174,7 +176,7 @@ class _MergedTokens(VocabularyPlanner):
             rows = self._rows_of(position)
             left = [text for text in theirs.ids if text not in rows and text not in tokenizer.ids]
             if left:
-                what = f"{_count(left)} without a row in its tables ({few(map(repr, left))})"
+                what = f"{counted(len(left), 'token')} without a row in its tables ({few(map(repr, left))})"
                 self.warnings.append(f"{self.inputs.models[position].label}: {what}: left out")
 
     def _beyond(self, texts: Sequence[str]) -> dict[str, int]:
@@ -183,7 +185,9 @@ class _MergedTokens(VocabularyPlanner):
             text: tokens.ids[text] for tokens in self.tokens.values() for text in texts if text in tokens.ids
         }
         if others := [text for text in texts if text not in beyond]:
-            what = f"{_count(others)} of no model have rows of zeros ({few(map(repr, others))})"
+            what = (
+                f"{counted(len(others), 'token')} of no model have rows of zeros ({few(map(repr, others))})"
+            )
             self.warnings.append(f"{self.source.label}: {what}")
         return beyond
 
@@ -218,7 +222,3 @@ def _problems_of_heads(model: Checkpoint, adapter: Adapter, rows: int) -> Iterat
         if count > rows and name in token_tables(model.tensors, count):
             what = f"{name} has {count} rows, and the embedding that it was saved without has {rows}"
             yield Problem(what, str(adapter.path), rows_hint("the embedding"))
-
-
-def _count(texts: Sequence[str]) -> str:
-    return "1 token" if len(texts) == 1 else f"{len(texts)} tokens"
