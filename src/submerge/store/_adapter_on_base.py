@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from submerge.errors import RequestError
-from submerge.names import match_names
+from submerge.names import has_match
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._trained_rows import own_tables
@@ -117,11 +116,5 @@ def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
 
 def _new_tensors(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:
     """Return the tensors that an adapter saves and that stand for none of those that there are."""
-    new = {}
-    for name, part in adapter.parts.items():
-        if isinstance(part, Replace):
-            try:
-                match_names([name], available, "")
-            except RequestError:
-                new[name] = part
-    return new
+    saved = {name: part for name, part in adapter.parts.items() if isinstance(part, Replace)}
+    return {name: part for name, part in saved.items() if not has_match(name, available)}
