@@ -38,7 +38,6 @@ from submerge.engine.plan.mixtures import is_feed_forward
 from submerge.engine.plan.projectors import (
     MUCH_OVERLAP,
     ProjectorPlan,
-    ProjectorScore,
     TaskStatistics,
     bank_rows,
     choose_score,
@@ -60,7 +59,6 @@ from submerge.engine.plan.tensors import (
 )
 from submerge.engine.plan.tokens import (
     OutputVocabulary,
-    SharedToken,
     SharedTokens,
     add_tokens,
     beyond_rows,
@@ -81,9 +79,7 @@ __all__ = [
     "MixturePlan",
     "OutputVocabulary",
     "ProjectorPlan",
-    "ProjectorScore",
     "Settings",
-    "SharedToken",
     "SharedTokens",
     "SpecialistPlan",
     "TaskStatistics",

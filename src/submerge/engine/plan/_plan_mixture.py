@@ -121,13 +121,14 @@ class _MixturePlanner:
         """Return the plan, without its tokenizer."""
         inputs = self._renamed()
         tensors = tuple(self._tensor(weight, inputs) for weight in self.weights.all)
+        used = {(weight.model, weight.source) for weight in self.weights.all}
         return MergePlan(
             recipe=self.recipe,
             settings=settings,
             inputs=inputs,
             tensors=tensors,
             shards=weight_files(self.weights.base, tensors, settings),
-            unused=self._unused(),
+            unused=self.inputs.unused(used, range(len(self.inputs.models))),
             warnings=(
                 *input_warnings(self.inputs, {}, tensors),
                 *rounding_warnings(inputs, tensors, self.recipe.dtype),
@@ -182,15 +183,6 @@ class _MixturePlanner:
             gates = {name for names in self.weights.gate_names for name in names}
             return "a gate" if weight.name in gates else "zeros"
         return f"of {self.inputs.models[weight.model].label}"
-
-    def _unused(self) -> dict[int, tuple[str, ...]]:
-        """Return, for each model, its tensors that no output reads."""
-        used = {(weight.model, weight.source) for weight in self.weights.all}
-        unused = {
-            position: tuple(name for name in model.tensors if (position, name) not in used)
-            for position, model in enumerate(self.inputs.models)
-        }
-        return {position: names for position, names in unused.items() if names}
 
     def _held(self) -> int:
         """Return the bytes that the base takes, if prompts run through it before the work."""

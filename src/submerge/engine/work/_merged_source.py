@@ -25,8 +25,9 @@ def merged_tensors(plan: MergePlan) -> dict[str, RowSource]:
     Every element must depend on the models' same elements alone (`can_be_virtual`). The bytes are those that
     the merge would write.
     """
-    entries = {name: entry for shard in plan.shards for name, entry in shard.entries.items()}
-    return {t.name: _MergedTensor(t, entries[t.name], plan.models, plan.recipe.seed) for t in plan.tensors}
+    return {
+        t.name: _MergedTensor(t, plan.entries[t.name], plan.models, plan.recipe.seed) for t in plan.tensors
+    }
 
 
 @dataclass(frozen=True)

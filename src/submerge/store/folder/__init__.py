@@ -18,7 +18,7 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_config, fetch_tokenizer
 from submerge.store.folder._index import read_index
-from submerge.store.folder._input_settings import input_settings, module_folders
+from submerge.store.folder._input_settings import input_settings
 from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
 from submerge.store.folder._manifest import (
@@ -85,7 +85,6 @@ __all__ = [
     "left_out",
     "load_tokenizer",
     "locate",
-    "module_folders",
     "pickle_refusal",
     "quantised_config",
     "read_chat_template",

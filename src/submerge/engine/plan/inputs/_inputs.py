@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,6 +123,13 @@ class Inputs:
         roles += ["merged"] if position in self.participants else []
         roles += ["modality"] if any(s.stream == position for s in self.specialists) else []
         return " and ".join(roles) or "files only"
+
+    def unused(
+        self, used: Collection[tuple[int, str]], positions: Iterable[int]
+    ) -> dict[int, tuple[str, ...]]:
+        """Return, for each of these positions, the model's tensors that are not among those used."""
+        unused = {i: tuple(n for n in self.models[i].tensors if (i, n) not in used) for i in positions}
+        return {i: names for i, names in unused.items() if names}
 
     def of_models(self, models: Sequence[Checkpoint]) -> Inputs:
         """Return the same inputs after each of their models was changed."""
