@@ -46,7 +46,7 @@ class StoredProjectors:
     """
 
     def __init__(self, tasks: Sequence[StoredTask], base: Checkpoint, table: FileTable) -> None:
-        parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
+        parts = multimodal_parts(base.shapes)
         if parts is None:
             raise RequestError(Problem("has no projector, and tasks have some", base.label, "see --base"))
         self.module = parts.projector

@@ -16,7 +16,6 @@ from submerge.store import (
     Checkpoint,
     FileTable,
     Source,
-    byte_view,
     read_elements,
     same_values,
     torch_dtype,
@@ -38,14 +37,12 @@ def read_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
 
 
 def value_blocks(
-    sources: Sequence[tuple[Source, torch.dtype]], numel: int
+    sources: Sequence[tuple[Source, str]], numel: int
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Yield the values of several tensors of one size, some at a time, each in its dtype."""
     for start in range(0, numel, BLOCK):
         count = min(BLOCK, numel - start)
-        blocks = [torch.empty(count, dtype=dtype) for _, dtype in sources]
-        for (source, _), block in zip(sources, blocks, strict=True):
-            source.read(start, count, byte_view(block))
+        blocks = [read_elements(source, dtype, start, count) for source, dtype in sources]
         yield slice(start, start + count), blocks
 
 
@@ -96,9 +93,8 @@ def _is_tied_head(model: Checkpoint, name: str, table: FileTable) -> bool:
 
 def _differs(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
     """Return whether a tensor has other values than the base's, to the precision of the narrower dtype."""
-    dtypes = [torch_dtype(one.tensors[name].dtype) for one in (model, base)]
-    narrow = min(dtypes, key=lambda dtype: dtype.itemsize)
-    sources = [(one.source(name, table), dtype) for one, dtype in zip((model, base), dtypes, strict=True)]
+    sources = [(one.source(name, table), one.tensors[name].dtype) for one in (model, base)]
+    narrow = min((torch_dtype(dtype) for _, dtype in sources), key=lambda dtype: dtype.itemsize)
     blocks = value_blocks(sources, base.tensors[name].numel)
     return any(not torch.equal(own.to(narrow), before.to(narrow)) for _, (own, before) in blocks)
 

@@ -107,8 +107,7 @@ def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
     saved = _new_tensors(adapter, list(base.tensors))
     if not any(len(part.entry.shape) > 1 for part in saved.values()):
         return {}
-    shapes = {name: entry.shape for name, entry in base.tensors.items()}
-    shapes |= {name: part.entry.shape for name, part in saved.items()}
+    shapes = base.shapes | {name: part.entry.shape for name, part in saved.items()}
     groups = find_aliases(base.config, shapes, ask=True).groups
     tied = {name for group in groups if base.tensors.keys() & set(group.names) for name in group.names}
     return {name: part for name, part in saved.items() if name in tied}

@@ -92,7 +92,7 @@ class Aligner:
             return Alignment(model, refused=[why])
         if all(name in model.tensors for name in floats):
             return Alignment(model)
-        own = {name: entry.shape for name, entry in model.tensors.items()}
+        own = model.shapes
         by_name = correspond(own, self._shapes)
         views = {name: View.of(old, own[old]) for name, old in by_name.names.items()}
         missing = [name for name in floats if name not in views]
@@ -139,7 +139,7 @@ class Aligner:
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        return {name: entry.shape for name, entry in self.base.tensors.items()}
+        return self.base.shapes
 
     @cached_property
     def _network(self) -> Any | None:

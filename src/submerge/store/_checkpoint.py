@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, few
-from submerge.names import View
+from submerge.names import Shape, View
 from submerge.store._computed_rows import RowSource
 from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import Adapter, Part
@@ -71,6 +71,11 @@ class Checkpoint:
     def has_values(self) -> bool:
         """Whether its tensors have values: the base of adapters alone is a list of names and shapes."""
         return bool(self.shards or self.memory or self.virtual)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of each tensor by its name."""
+        return {name: entry.shape for name, entry in self.tensors.items()}
 
     @property
     def files(self) -> list[Path]:

@@ -68,10 +68,9 @@ def split_copies(model: Checkpoint, manifest: Manifest, *, ask: bool) -> list[st
     `ask` allows transformers to be asked what the model's class ties. Values are compared by their digests
     in the manifest.
     """
-    shapes = {name: entry.shape for name, entry in model.tensors.items()}
-    aliases = find_aliases(model.config, shapes, ask=False)
+    aliases = find_aliases(model.config, model.shapes, ask=False)
     if ask and aliases.ties is not False and _split(aliases, manifest.tensors):
-        aliases = find_aliases(model.config, shapes, ask=True)
+        aliases = find_aliases(model.config, model.shapes, ask=True)
     what = "the configuration ties them, and their values differ: it depends on the reader which are used"
     split = _split(aliases, manifest.tensors) if aliases.ties else []
     return [f"{', '.join(names)}: {what}" for names in split]

@@ -231,7 +231,6 @@ def _lacking(model: Checkpoint, tables: Sequence[str]) -> list[str]:
 
     PEFT trains of such a table a copy, with `ensure_weight_tying`, too, and these stay what they were.
     """
-    shapes = {name: entry.shape for name, entry in model.tensors.items()}
-    groups = find_aliases(model.config, shapes, ask=True).groups
+    groups = find_aliases(model.config, model.shapes, ask=True).groups
     tied = (group.names for group in groups if {*tables} & {*group.names})
     return [name for names in tied for name in names if name not in model.tensors and not is_head(name)]
