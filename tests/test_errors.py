@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from submerge.errors import Problem, RequestError, WorkError, did_you_mean, few, nearest, size, writing
+from submerge.errors import (
+    Problem,
+    RequestError,
+    WorkError,
+    did_you_mean,
+    few,
+    first_line,
+    nearest,
+    size,
+    writing,
+)
 
 
 def test_few() -> None:
@@ -12,6 +22,11 @@ def test_few() -> None:
     assert few(["a", "b", "c"]) == "a, b, c"
     assert few(iter("abcde")) == "a, b, c and 2 more"
     assert few("abc", most=1) == "a and 2 more"
+
+
+def test_an_error_is_told_by_its_first_line() -> None:
+    assert first_line(ValueError("\nno such file\nat line 3")) == "no such file"
+    assert first_line(OSError()) == "OSError", "where it says nothing"
 
 
 def test_the_nearest_name_is_offered() -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, Union, get_ar
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["check_fields", "checked", "is_count", "is_finite_number", "is_whole_number"]
+__all__ = ["check_fields", "checked", "finite_or_none", "is_count", "is_finite_number", "is_whole_number"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -158,3 +158,12 @@ def is_finite_number(value: Any) -> TypeGuard[float]:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return plain data for JSON: lists for sequences, and None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_none(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

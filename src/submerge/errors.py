@@ -11,8 +11,10 @@ __all__ = [
     "RequestError",
     "SubmergeError",
     "WorkError",
+    "counted",
     "did_you_mean",
     "few",
+    "first_line",
     "nearest",
     "size",
     "writing",
@@ -47,6 +49,16 @@ def few(items: Iterable[str], most: int = 3) -> str:
     listed = list(items)
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return how many there are as text: `1 token`, `2 tokens`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or the name of its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -43,7 +43,7 @@ from submerge.gating import (
     restore_parameters,
     ungate_module,
 )
-from submerge.names import layer_of, match_names
+from submerge.names import has_match, layer_of
 from submerge.store import Adapter, LowRankPart, Part, Replace, Rows, fit_adapter, was_trained_on
 
 __all__ = ["AttachedAdapters", "attached", "fitted_to"]
@@ -190,7 +190,8 @@ def fitted_to(
 ) -> tuple[Adapter, tuple[str, ...]]:
     """Return an adapter under the model's names, and its parameters, or rows, that the model has not."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not _has_place(n, shapes))
+    known = list(shapes)
+    left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not has_match(n, known))
     parts = {name: part for name, part in adapter.parts.items() if name not in left_out}
     if not parts:
         what = f"changes nothing that {type(model).__name__} has"
@@ -226,14 +227,6 @@ def _is_resized(part: Part, shape: tuple[int, ...]) -> bool:
         return part.copy is not None and part.copy.shape != shape
     table = part.entry if isinstance(part, Replace) else part.table if isinstance(part, Rows) else None
     return table is not None and tuple(table.shape) != shape
-
-
-def _has_place(name: str, shapes: Shapes) -> bool:
-    try:
-        match_names([name], list(shapes))
-    except RequestError:
-        return False
-    return True
 
 
 def _unsupported(model: nn.Module, label: str, adapter: Adapter) -> dict[str, str]:

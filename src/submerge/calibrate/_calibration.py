@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from submerge._version import __version__
+from submerge.arguments import finite_or_none
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.errors import writing
 from submerge.recipe import COEFFICIENTS_VERSION
@@ -98,7 +98,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as what JSON can hold; None stands for NaN, and for a bound that is infinite."""
         values = zip(self.curve.adapters, self.curve.values.tolist(), strict=True)
-        content: dict[str, Any] = _finite(
+        content: dict[str, Any] = finite_or_none(
             {
                 "version": COEFFICIENTS_VERSION,
                 "submerge": __version__,
@@ -133,12 +133,3 @@ class Calibration:
         path = Path(path)
         with writing(f"{path}: writing the coefficients failed"), whole_file(path) as unfinished:
             unfinished.write_text(self.to_json(), encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """Return a value with lists for sequences, and None for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, WorkError, first_line
 from submerge.gating import Observer, StopForward, observe
 
 __all__ = ["ModelInputs", "Reducer", "collect", "run_observed"]
@@ -160,11 +160,11 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
         reading(**inputs)
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            what = f"the memory does not suffice for a batch ({_first_line(error)})"
+            what = f"the memory does not suffice for a batch ({first_line(error)})"
             raise WorkError(Problem(what, type(model).__name__, "take a smaller batch_size")) from error
         if error is watched.error:
             raise
-        what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
+        what = f"it refuses inputs of {', '.join(inputs)} ({first_line(error)})"
         hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
         if "pixel_values" in inputs and "input_ids" not in inputs:
             hint = "give images with their questions, where the model reads text: columns image and text"
@@ -205,10 +205,6 @@ def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     if not 0 < most < length:  # XLNet's is -1
         return ""
     return f"the texts have up to {length} tokens, and the model {most} positions"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

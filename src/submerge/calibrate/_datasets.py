@@ -9,7 +9,7 @@ from typing import Any
 
 from submerge.calibrate._rows import Rows
 from submerge.deferred import required
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, few, first_line
 from submerge.recipe import DATA_FORMATS, DataSpec, data_format
 
 __all__ = ["StoredImage", "check_no_split", "dataset_rows", "is_dataset"]
@@ -72,7 +72,7 @@ def dataset_rows(spec: DataSpec) -> Rows:
     try:
         dataset = _opened(datasets, spec)
     except (OSError, ValueError) as error:
-        what = f"datasets cannot open it ({str(error).splitlines()[0]})"
+        what = f"datasets cannot open it ({first_line(error)})"
         raise RequestError(Problem(what, spec.path, "check the path or the name")) from error
     rows = dataset.with_format("arrow")  # as they are stored: images are not decoded
     number = 0

@@ -10,7 +10,7 @@ from submerge.calibrate._item import Item
 from submerge.calibrate._messages import Message, as_parts, read_messages
 from submerge.calibrate._processors import tokenizer_of
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, first_line
 
 __all__ = ["MAX_LENGTH", "count_tokens", "encode"]
 
@@ -45,7 +45,7 @@ def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGT
     except Exception as error:  # processors and the templates of models raise what they like
         for item in items if len(items) > 1 else ():
             encode([item], processor, max_length=max_length)  # which of them it is
-        what = f"{type(processor).__name__} cannot read it ({_first_line(error)})"
+        what = f"{type(processor).__name__} cannot read it ({first_line(error)})"
         raise RequestError(Problem(what, items[0].where, "check it, and the model's processor")) from error
 
 
@@ -159,10 +159,6 @@ def _templated(messages: Sequence[Message], processor: Any, item: Item) -> str:
     if isinstance(last, str) and last.strip() not in text:  # templates that take parts alone drop a text
         return rendered(as_parts(messages))
     return text
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 _ENCODERS: dict[str, Callable[[Sequence[Item], Any, int], dict[str, torch.Tensor]]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from submerge.deferred import required
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, first_line
 
 __all__ = [
     "EncodedImage",
@@ -139,7 +139,7 @@ def _readable(name: str, where: str) -> Iterator[Any]:
         yield pil
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
         unknown = isinstance(error, pil.UnidentifiedImageError)  # whose own words hold an address in memory
-        reason = "its format is unknown" if unknown else _first_line(error)
+        reason = "its format is unknown" if unknown else first_line(error)
         what = f"the image {name} cannot be read ({reason})"
         raise RequestError(Problem(what, where, "replace it, or leave it out")) from error
 
@@ -152,7 +152,3 @@ def _of_8_bits(image: Any, pil: Any) -> Any:
     if values.dtype.kind == "f" or not 0 <= values.min() <= values.max() < 1 << 16:
         raise ValueError("its values have neither 8 nor 16 bits")
     return pil.fromarray((values >> 8).astype(np.uint8))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

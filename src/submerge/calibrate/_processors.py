@@ -8,7 +8,7 @@ from typing import Any
 from submerge.calibrate._image_tokens import count_as_model
 from submerge.calibrate._item import Item
 from submerge.deferred import quietly, required
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, first_line
 
 __all__ = ["load_processor", "processor_for", "tokenizer_of"]
 
@@ -33,7 +33,7 @@ def load_processor(folder: Path, *, images: bool, texts: bool | None = None) -> 
         with quietly(transformers.logging):
             processor = getattr(transformers, name).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        what = f"there is no {what} ({str(error).splitlines()[0]})"
+        what = f"there is no {what} ({first_line(error)})"
         raise RequestError(Problem(what, str(folder), "copy the base's into the folder")) from error
     if images and texts:
         count_as_model(processor, folder)

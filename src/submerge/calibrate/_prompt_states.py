@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from submerge.calibrate._applied import with_adapter
-from submerge.calibrate._collect import Reducer, collect
+from submerge.calibrate._collect import collect
+from submerge.calibrate._reducers import Mean
 from submerge.calibrate._sources import load_backbone
 from submerge.device import check_device
 from submerge.store import Adapter, Checkpoint
@@ -20,7 +21,7 @@ PromptPooling: TypeAlias = Literal["last", "mean"]
 """What stands for a prompt: the state at its last token, or the mean of those at all of its tokens."""
 
 
-class PromptStates(Reducer):
+class PromptStates(Mean):
     """The mean over prompts of a module's inputs x [n], pooled over each prompt, summed in float64.
 
     Each update is one prompt: it gets the rows of one pass.
@@ -36,20 +37,11 @@ class PromptStates(Reducer):
     """
 
     def __init__(self, width: int, pooling: PromptPooling) -> None:
-        self.count = 0
+        super().__init__(width)
         self.pooling = pooling
-        self.sum = torch.zeros(width, dtype=torch.float64)
 
-    @property
-    def mean(self) -> torch.Tensor:
-        """The mean so far [n], float64; NaN where there are no prompts."""
-        return self.sum / self.count
-
-    @torch.no_grad()
     def update(self, rows: torch.Tensor) -> None:
-        self.count += 1
-        pooled = rows[-1].double() if self.pooling == "last" else rows.double().mean(0)
-        self.sum += pooled.cpu()
+        super().update(rows[-1:] if self.pooling == "last" else rows.double().mean(0, keepdim=True))
 
 
 @torch.no_grad()

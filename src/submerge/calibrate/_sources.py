@@ -21,7 +21,7 @@ from submerge.calibrate._processors import processor_for
 from submerge.calibrate._spaced import spaced, spaced_rows
 from submerge.calibrate._unknown_texts import warn_of_cut, warn_of_unknown
 from submerge.deferred import quietly, required
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, few, first_line
 from submerge.recipe import DataSource
 from submerge.store import Adapter, open_model
 
@@ -66,7 +66,7 @@ def load_backbone(folder: str | Path, *, head: str | None = None) -> nn.Module:
                 folder, dtype="auto", local_files_only=True, adapter_kwargs={"local_files_only": True}
             )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        what = f"transformers cannot load it ({str(error).splitlines()[0]})"
+        what = f"transformers cannot load it ({first_line(error)})"
         raise RequestError(Problem(what, str(folder), "give a folder, or the model itself")) from error
     return model
 

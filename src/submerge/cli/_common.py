@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from submerge.arguments import finite_or_none
 from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
@@ -140,15 +140,7 @@ def _parse_size(text: str, flag: str) -> int:
 
 def print_json(data: Any) -> None:
     """Write data as JSON to standard output; infinities and NaN, for which JSON has no number, as null."""
-    typer.echo(json.dumps(_numbers(data), indent=1, ensure_ascii=False, default=str))
-
-
-def _numbers(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {key: _numbers(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_numbers(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    typer.echo(json.dumps(finite_or_none(data), indent=1, ensure_ascii=False, default=str))
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from submerge.cli._common import print_json
 from submerge.cli._options import Json
-from submerge.errors import size
+from submerge.errors import counted, size
 
 
 def verify(
@@ -34,7 +34,7 @@ def verify(
         if report.loaded:
             typer.echo(f"loads    as {report.loaded}")
         count = len(report.problems)
-        verdict = "sound" if report.sound else f"NOT sound: {count} problem{'s' if count > 1 else ''}"
+        verdict = "sound" if report.sound else f"NOT sound: {counted(count, 'problem')}"
         typer.echo(f"{verdict}: {report.tensors} tensors, {size(report.bytes)} in {out}")
     if not report.sound:
         raise typer.Exit(1)

@@ -29,7 +29,6 @@ from submerge.store import (
     ADAPTER_STEM,
     BANK,
     DIGEST,
-    DTYPES,
     MANIFEST,
     AdapterWriter,
     Checkpoint,
@@ -156,7 +155,7 @@ def _tensor_records(folder: Path) -> dict[str, TensorRecord]:
             name: TensorRecord(
                 entry.dtype,
                 entry.shape,
-                range_digest(table.source(entry), 0, entry.numel, DTYPES[entry.dtype].itemsize),
+                range_digest(table.source(entry), 0, entry.numel, entry.itemsize),
                 file=path.name,
                 treatment="merge",
             )

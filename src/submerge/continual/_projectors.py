@@ -46,7 +46,7 @@ class StoredProjectors:
     """
 
     def __init__(self, tasks: Sequence[StoredTask], base: Checkpoint, table: FileTable) -> None:
-        parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
+        parts = multimodal_parts(base.shapes)
         if parts is None:
             raise RequestError(Problem("has no projector, and tasks have some", base.label, "see --base"))
         self.module = parts.projector
@@ -162,5 +162,5 @@ def _source(values: Callable[[], torch.Tensor], _: FileTable) -> MemorySource:
 
 
 def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
-    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, 4 * tensor.numel())
+    entry = TensorEntry.in_memory(key, "F32", tuple(tensor.shape))
     return BankTensor(key, entry, partial(_source, tensor.float))

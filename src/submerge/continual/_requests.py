@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from submerge.algebra import LPM_PRESETS, LpmOptions
 from submerge.continual._manifest import StateManifest, StateOptions
@@ -24,9 +24,7 @@ __all__ = [
 ]
 
 CHOICES = {
-    "statistics": ("full", "block", "diag", "lowrank", "identity"),
-    "keep": ("full", "none"),
-    "pooling": ("mean", "position"),
+    **{name: get_args(words) for name, words in get_type_hints(StateOptions).items()},
     "preset": tuple(LPM_PRESETS),
     "as": ("adapter", "checkpoint"),
     "projectors": ("mixed", "merged"),

@@ -12,10 +12,10 @@ from submerge.algebra import Dense, Streamed, Update
 from submerge.continual._stored_task import StoredTask, TaskLayout
 from submerge.continual._task_model import TaskModel
 from submerge.continual._tensor_file import TensorFileWriter
-from submerge.continual._whole_model import read_values, stored_dtype, value_blocks
+from submerge.continual._whole_model import read_values, value_blocks
 from submerge.deferred import torch
 from submerge.errors import few
-from submerge.store import Checkpoint, FileTable, byte_view
+from submerge.store import Checkpoint, FileTable, read_elements, torch_dtype
 
 __all__ = ["add_weights", "mean_values", "others_warning", "weight_update"]
 
@@ -40,15 +40,16 @@ def weight_update(task: StoredTask, name: str, base: Checkpoint, table: FileTabl
     """Return Δ_t [m, n] of a linear map, as y = W x has it: read anew, by rows, each time it is used."""
     own, before = task.entry(f"maps.{name}.W"), base.tensors[f"{name}.weight"]
     sources = table.source(own), base.source(before.name, table)
-    dtypes = [stored_dtype(entry) for entry in (own, before)]
-    wide = torch.promote_types(torch.promote_types(*dtypes), torch.float32)
-    width = own.shape[1]
+    both = torch.promote_types(torch_dtype(own.dtype), torch_dtype(before.dtype))
+    wide, width = torch.promote_types(both, torch.float32), own.shape[1]
 
     def read(start: int, stop: int) -> torch.Tensor:
-        rows = [torch.empty(stop - start, width, dtype=dtype) for dtype in dtypes]
-        for source, block in zip(sources, rows, strict=True):
-            source.read(start * width, block.numel(), byte_view(block))
-        return rows[0].to(wide) - rows[1].to(wide)
+        at, count = start * width, (stop - start) * width
+        tuned, plain = (
+            read_elements(source, entry.dtype, at, count).to(wide)
+            for source, entry in zip(sources, (own, before), strict=True)
+        )
+        return (tuned - plain).view(stop - start, width)
 
     if task.layout.maps[name].transposed:
         return Dense(read(0, own.shape[0]).T)
@@ -67,15 +68,15 @@ def mean_values(
     Tasks come with w_t; the base's values are those of one that does not change the tensor.
     """
     entry = base.tensors[name]
-    weights, sources = [], [(base.source(name, table), stored_dtype(entry))]
+    weights, sources = [], [(base.source(name, table), entry.dtype)]
     total = 0.0
     for task, weight in tasks:
         total += weight
         if task.has_values(name):
             own = task.entry(f"values.{name}")
-            sources.append((table.source(own), stored_dtype(own)))
+            sources.append((table.source(own), own.dtype))
             weights.append(weight)
-    merged = torch.empty(entry.numel, dtype=sources[0][1])
+    merged = torch.empty(entry.numel, dtype=torch_dtype(entry.dtype))
     for at, (before, *values) in value_blocks(sources, entry.numel):
         start = before.double()
         terms = (w * (own.double() - start) for w, own in zip(weights, values, strict=True))

@@ -104,7 +104,7 @@ def open_task_model(spec: str, base: Checkpoint) -> TaskModel:
     what least squares over linear maps have no rule for.
     """
     model = open_model(spec, root=Path.cwd())
-    parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
+    parts = multimodal_parts(base.shapes)
     if isinstance(model, Adapter):
         task = _adapted(model, spec, base, parts)
     else:

@@ -21,6 +21,7 @@ from submerge.store import (
     dtype_named,
     encode_header,
     file_digest,
+    read_elements,
     sync_file,
 )
 from submerge.store.format import UNFINISHED, Spilled, SpillFile, TensorSpec, pwrite_all
@@ -138,6 +139,4 @@ def _mark(stem: str, content: str) -> str:
 
 def read_tensor(entry: TensorEntry, table: FileTable) -> torch.Tensor:
     """Return a tensor of a file that is open in a table, in its own dtype."""
-    values = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-    table.source(entry).read(0, entry.numel, byte_view(values))
-    return values
+    return read_elements(table.source(entry), entry.dtype, 0, entry.numel).view(entry.shape)

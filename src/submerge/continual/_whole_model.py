@@ -11,18 +11,17 @@ from submerge.engine.work import EditedSource
 from submerge.errors import Problem, RequestError, few
 from submerge.names import is_buffer, is_output_head, layer_of, module_names
 from submerge.store import (
-    DTYPES,
     Aligner,
     Alignment,
     Checkpoint,
     FileTable,
     Source,
-    TensorEntry,
-    byte_view,
+    read_elements,
     same_values,
+    torch_dtype,
 )
 
-__all__ = ["changed_tensors", "linear_maps", "read_values", "stored_dtype", "value_blocks"]
+__all__ = ["changed_tensors", "linear_maps", "read_values", "value_blocks"]
 
 BLOCK = 1 << 24
 """Values that are compared, or merged, at a time."""
@@ -31,29 +30,19 @@ BLOCK = 1 << 24
 def read_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
     """Return a tensor of a model, with what an adapter on it does to it."""
     entry = model.tensors[name]
-    values = torch.empty(entry.shape, dtype=stored_dtype(entry))
-    edited = model.adapter is not None and name in model.adapter.parts
-    source: Source = EditedSource(model, model, name, table) if edited else model.source(name, table)
-    source.read(0, entry.numel, byte_view(values))
-    return values
-
-
-def stored_dtype(entry: TensorEntry) -> torch.dtype:
-    """Return torch's dtype of a tensor of a file, which was checked to have one when it was opened."""
-    dtype = DTYPES[entry.dtype].torch
-    assert dtype is not None
-    return dtype
+    source: Source = (
+        EditedSource(model, model, name, table) if model.part(name) else model.source(name, table)
+    )
+    return read_elements(source, entry.dtype, 0, entry.numel).view(entry.shape)
 
 
 def value_blocks(
-    sources: Sequence[tuple[Source, torch.dtype]], numel: int
+    sources: Sequence[tuple[Source, str]], numel: int
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Yield the values of several tensors of one size, some at a time, each in its dtype."""
     for start in range(0, numel, BLOCK):
         count = min(BLOCK, numel - start)
-        blocks = [torch.empty(count, dtype=dtype) for _, dtype in sources]
-        for (source, _), block in zip(sources, blocks, strict=True):
-            source.read(start, count, byte_view(block))
+        blocks = [read_elements(source, dtype, start, count) for source, dtype in sources]
         yield slice(start, start + count), blocks
 
 
@@ -64,7 +53,7 @@ def changed_tensors(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Alignment
     """
     aligned = Aligner(base).align(checkpoint)
     model = aligned.model
-    floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
+    floats = [name for name, entry in base.tensors.items() if entry.is_float]
     with FileTable() as table:
         if problems := list(_unlike(model, base, floats, aligned.refused, table)):
             raise RequestError(problems)
@@ -104,9 +93,8 @@ def _is_tied_head(model: Checkpoint, name: str, table: FileTable) -> bool:
 
 def _differs(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
     """Return whether a tensor has other values than the base's, to the precision of the narrower dtype."""
-    dtypes = [stored_dtype(one.tensors[name]) for one in (model, base)]
-    narrow = min(dtypes, key=lambda dtype: dtype.itemsize)
-    sources = [(one.source(name, table), dtype) for one, dtype in zip((model, base), dtypes, strict=True)]
+    sources = [(one.source(name, table), one.tensors[name].dtype) for one in (model, base)]
+    narrow = min((torch_dtype(dtype) for _, dtype in sources), key=lambda dtype: dtype.itemsize)
     blocks = value_blocks(sources, base.tensors[name].numel)
     return any(not torch.equal(own.to(narrow), before.to(narrow)) for _, (own, before) in blocks)
 

@@ -119,7 +119,7 @@ class _Tokens:
 
 def _embedded(base: Checkpoint, prompts: Sequence[list[list[int]]], layers: int) -> Array:
     """Return the mean embedding of each set's tokens, of length 1, for all layers alike [sets, L, n]."""
-    if base.adapter is not None and EMBEDDINGS in base.adapter.parts:
+    if base.adapter is not None and base.part(EMBEDDINGS):
         hint = "merge it into its model first, or write 'gate_mode: hidden'"
         raise RequestError(Problem("the adapter changes the embeddings", str(base.adapter.path), hint))
     width = base.tensors[EMBEDDINGS].shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from submerge.engine.output import (
     OutputTarget,
     Progress,
     Run,
-    by_treatment,
     check_target,
 )
 from submerge.engine.plan import MergePlan, Settings, make_plan
@@ -128,7 +128,7 @@ def _report(target: OutputTarget[Any], run: Run, seconds: float) -> MergeReport:
         writing=min(1.0, target.meter.writing / busy),
         peak_memory_bytes=max(peak_resident(), run.peak),
         workers=plan.budget.workers,
-        tensors=by_treatment([t.treatment for t in plan.tensors]),
+        tensors=dict(Counter(tensor.treatment for tensor in plan.tensors)),
         resumed=run.resumed,
         nonfinite=records.nonfinite(),
         differs=records.differs(),

@@ -34,7 +34,7 @@ def with_moments(
     a file that was made of the same model and the same data is taken as it is.
     """
     check_unfinished(unfinished_folder(out))
-    folder = out.resolve().with_name(out.name + SUFFIX)
+    folder = TaskFolder(out.resolve().with_name(out.name + SUFFIX))
     tensors = sorted(
         {t.parameter for t in plan.tensors if t.action == "merge" and t.is_changed and not t.mixed}
     )
@@ -43,7 +43,7 @@ def with_moments(
         collected = _collected(plan, task, tensors, progress)
         _check_finite(collected, plan.models[task.position].label)
         write_moments(task.path, collected.moments, task.source, collected.kinds)
-    return replanned(plan, replace(plan.recipe, moments=TaskFolder(folder)))
+    return replanned(plan, replace(plan.recipe, moments=folder))
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class _Task:
         return same
 
 
-def _tasks(plan: MergePlan, folder: Path, tensors: Sequence[str]) -> list[_Task]:
+def _tasks(plan: MergePlan, folder: TaskFolder, tensors: Sequence[str]) -> list[_Task]:
     """Return the models of a merge; raise `RequestError` where a file in the place of theirs is another."""
     digest_of = cache(file_digest)  # the base's files are those of every adapter's model
     tasks = []
     for entry, position in zip(plan.recipe.participants, plan.inputs.participants, strict=True):
         source = _source(plan, entry, position, digest_of) | {"tensors": digest(json.dumps(tensors).encode())}
-        path = folder / f"{entry.adapter_name}.safetensors"
+        path = folder.file(entry.adapter_name)
         if path.exists():
             MomentFile.open(path)  # what is no file of moments is not replaced
         tasks.append(_Task(entry, position, path, json.loads(json.dumps(source))))

@@ -13,7 +13,7 @@ from submerge.deferred import torch
 from submerge.device import check_device
 from submerge.engine._arguments import recipe_of
 from submerge.engine.output import Records
-from submerge.engine.plan import Inputs, Settings, of_unknown_layout, plan_models, torch_dtype
+from submerge.engine.plan import Inputs, Settings, of_unknown_layout, plan_models
 from submerge.engine.work import (
     ChunkReader,
     Passes,
@@ -25,7 +25,7 @@ from submerge.engine.work import (
 )
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import load_recipe
-from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, dtype_named, lora_file
+from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, dtype_named, lora_file, torch_dtype
 
 __all__ = ["merge_state_dicts"]
 
@@ -154,9 +154,7 @@ def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:
             raise RequestError(Problem(f"{tensor.dtype} cannot be merged", where))
         if tensor.layout is not torch.strided or tensor.is_meta:
             raise RequestError(Problem("is no dense tensor with values", where))
-        shape = tuple(tensor.shape)
-        nbytes = tensor.numel() * tensor.element_size()
-        entries[key] = TensorEntry(key, code, shape, None, 0, nbytes)
+        entries[key] = TensorEntry.in_memory(key, code, tuple(tensor.shape))
     memory = {key: tensor.detach().cpu() for key, tensor in state.items()}
     model = Checkpoint(name, Path(name), None, entries, {}, memory=memory)
     if lora_file(model) is not None:

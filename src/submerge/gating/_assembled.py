@@ -55,11 +55,7 @@ class GatedAssembly(GatedUpdate):
         if group.weights is not None:
             return self._dense(parameter, group)
         key: Hashable = (self.name, "assembled", group.members, parameter.dtype, parameter.device)
-        if key in self.gate.cache:
-            return self.gate.cache[key]
-        values = self._dense(parameter, group)
-        self.gate.cache[key] = values
-        return values
+        return self.gate.cache.found_or(key, lambda: self._dense(parameter, group))
 
     def _dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
         base = self.resident(parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
 
 import torch
 
@@ -26,6 +26,14 @@ class Recent(MutableMapping[Hashable, torch.Tensor]):
         self.limit = limit
         self.held = 0
         self._tensors: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+
+    def found_or(self, key: Hashable, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return the tensor of a key; one that is not there is made, and kept if there is room."""
+        if key in self:
+            return self[key]
+        tensor = make()
+        self[key] = tensor
+        return tensor
 
     def __getitem__(self, key: Hashable) -> torch.Tensor:
         found = self._tensors[key]

@@ -48,11 +48,7 @@ class GatedDense(GatedUpdate):
         if group.weights is not None:
             return self._dense(parameter, group)
         key: Hashable = (self.name, "dense", group.members, parameter.dtype, parameter.device)
-        if key not in self.gate.cache:
-            values = self._dense(parameter, group)
-            self.gate.cache[key] = values
-            return values
-        return self.gate.cache[key]
+        return self.gate.cache.found_or(key, lambda: self._dense(parameter, group))
 
     def _dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
         base, update = self.resident(parameter), self.update(group)

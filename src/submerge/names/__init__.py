@@ -7,6 +7,7 @@ from submerge.names._fused import fused_layout, is_fused, may_be_fused
 from submerge.names._layers import depths, is_before_layers, is_further, layer_of, layer_stacks, with_layer
 from submerge.names._match import (
     NameMatch,
+    has_match,
     match_names,
     respelling,
     same_parameters,
@@ -46,6 +47,7 @@ __all__ = [
     "empty_model",
     "fused_layout",
     "has_layers",
+    "has_match",
     "is_before_layers",
     "is_buffer",
     "is_composite",

@@ -12,6 +12,7 @@ from submerge.errors import Problem, RequestError, did_you_mean, few
 
 __all__ = [
     "NameMatch",
+    "has_match",
     "match_names",
     "respelling",
     "same_parameters",
@@ -45,6 +46,15 @@ class NameMatch:
 
     names: dict[str, str]
     description: str
+
+
+def has_match(name: str, available: Sequence[str]) -> bool:
+    """Return whether a name stands for exactly one of the available ones, as of `match_names`."""
+    try:
+        match_names([name], available)
+    except RequestError:
+        return False
+    return True
 
 
 def match_names(wanted: Sequence[str], available: Sequence[str], where: str = "") -> NameMatch:

@@ -22,7 +22,7 @@ from submerge.recipe._parameters import check_required, read_parameters, single_
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._projector_mix import ProjectorMix
-from submerge.recipe._projectors import check_projectors, read_projectors, read_prototypes_key
+from submerge.recipe._projectors import check_projectors, read_projectors
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, RECIPE_KEYS
@@ -35,10 +35,10 @@ from submerge.recipe._sections import (
     read_seed,
 )
 from submerge.recipe._slices import SliceReader, has_slices
-from submerge.recipe._source import RecipeSource, open_source
+from submerge.recipe._source import RecipeSource, check_mapping, open_source
 from submerge.recipe._specs import read_spec
 from submerge.recipe._stack import Slice
-from submerge.recipe._task_folder import TaskFolder
+from submerge.recipe._task_folder import TaskFolder, read_task_folder
 from submerge.recipe._tokenizer import check_rows, read_tokenizer
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
@@ -81,7 +81,7 @@ def read_recipe(
     """Return the recipe in the data of one document; arguments and errors are those of `load_recipe`."""
     methods = installed.METHODS if methods is None else methods
     report, data = opened.report, opened.data
-    _check_mapping(data, report)
+    check_mapping(opened, "merge_method")
     _check_no_mixture(data, report)
     report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS)
     method = _read_method(data, methods, report)
@@ -108,7 +108,7 @@ def _of_models(opened: RecipeSource, head: _Head) -> Recipe:
     data, report = opened.data, opened.report
     method, base = head.method, head.base
     projectors = read_projectors(data, report)
-    prototypes = read_prototypes_key(data.get("prototypes"), report)
+    prototypes = read_task_folder(data.get("prototypes"), "prototypes", report)
     given = _Given(
         read_coefficients_key(data.get("coefficients"), method, report),
         read_moments_key(data.get("moments"), method, report),
@@ -243,16 +243,6 @@ def _read_sections(
         "name": read_name(data, report),
         "modality_tokens": read_modality_tokens(data, report),
     }
-
-
-def _check_mapping(data: Any, report: Report) -> None:
-    """Raise `RequestError` where a recipe is no mapping, with what was noted while it was read."""
-    if isinstance(data, dict):
-        return
-    if data is not None or not report.problems:
-        what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
-        report.add(what, (), "start with 'merge_method: …'")
-    report.raise_if_any()
 
 
 def _check_no_mixture(data: dict[str, Any], report: Report) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from submerge.arguments import is_count, is_finite_number
+from submerge.arguments import is_finite_number
 from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._sections import read_dtype, read_name, read_seed
-from submerge.recipe._source import RecipeSource, open_documents
+from submerge.recipe._sections import read_count, read_dtype, read_name, read_seed
+from submerge.recipe._source import RecipeSource, check_mapping, open_documents
 from submerge.recipe._specs import read_spec
 
 __all__ = ["describes_mixture", "is_mixture", "load_mixture", "read_mixture"]
@@ -61,16 +61,14 @@ def read_mixture(opened: RecipeSource, *, named: bool = False) -> MixtureRecipe:
     Errors are those of `load_mixture`.
     """
     data, report = opened.data, opened.report
-    if not isinstance(data, dict):
-        what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
-        report.add(what, (), "start with 'base_model: …'")
-        report.raise_if_any()
+    check_mapping(opened, "base_model")
     _check_keys(data, report, named=named)
     base = _read_base(data, report)
     mode = _read_gate_mode(data.get("gate_mode"), report)
     experts = _read_experts(data.get("experts"), "experts", report)
     shared = _read_experts(data.get("shared_experts"), "shared_experts", report)
-    count = _read_count(data.get("experts_per_token"), report)
+    count = read_count(data, ("experts_per_token",), "write 2, say", report)
+    count = count or MixtureRecipe.experts_per_token
     _check_experts(experts, count, report)
     if mode in PROMPT_MODES:
         _check_prompts(experts, report)
@@ -147,16 +145,6 @@ def _read_gate_mode(raw: Any, report: Report) -> str:
     hint = did_you_mean(raw if isinstance(raw, str) else "", GATE_MODES)
     report.add(f"unknown gate_mode {show(raw)}", ("gate_mode",), hint)
     return "random"  # which asks for nothing else
-
-
-def _read_count(raw: Any, report: Report) -> int:
-    if raw is None:
-        return MixtureRecipe.experts_per_token
-    if is_count(raw):
-        return raw
-    what = f"experts_per_token is a positive whole number, not {show(raw)}"
-    report.add(what, ("experts_per_token",), "write 2, say")
-    return 1
 
 
 def _read_architecture(raw: Any, report: Report) -> str | None:

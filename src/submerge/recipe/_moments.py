@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from submerge.methods import Method, methods_with
 from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._parameters import single_values
-from submerge.recipe._problems import KeyPath, Report, show
+from submerge.recipe._problems import Report
 from submerge.recipe._rules import Setting
-from submerge.recipe._task_folder import TaskFolder
+from submerge.recipe._task_folder import TaskFolder, read_task_folder
 from submerge.recipe._tasks import check_file_names
 
 __all__ = ["check_moments", "read_moments_key"]
@@ -19,16 +18,11 @@ __all__ = ["check_moments", "read_moments_key"]
 
 def read_moments_key(raw: Any, method: Method | None, report: Report) -> TaskFolder | None:
     """Return the folder of moments that a recipe names; None where it names none, or on a problem."""
-    path: KeyPath = ("moments",)
-    if raw is None:
-        return None
-    if not isinstance(raw, str):
-        report.add(f"moments are in a folder, and not {show(raw)}", path, "name it: 'moments: out.moments'")
-    elif method is not None and not method.moments:
-        hint = f"merge by {methods_with(lambda m: m.moments)}, or remove the key"
-        report.add(f"{method.name} has no use for moments", path, hint)
-    else:
-        return TaskFolder(Path(raw).expanduser(), raw)
+    folder = read_task_folder(raw, "moments", report)
+    if folder is None or method is None or method.moments:
+        return folder
+    hint = f"merge by {methods_with(lambda m: m.moments)}, or remove the key"
+    report.add(f"{method.name} has no use for moments", ("moments",), hint)
     return None
 
 

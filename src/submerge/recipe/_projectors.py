@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from submerge.arguments import is_count
@@ -16,7 +15,7 @@ from submerge.recipe._sections import OutputForm
 from submerge.recipe._task_folder import TaskFolder
 from submerge.recipe._tasks import check_file_names
 
-__all__ = ["check_projectors", "read_projectors", "read_prototypes_key", "read_share"]
+__all__ = ["check_projectors", "read_projectors", "read_share"]
 
 _WHERE: KeyPath = ("projectors",)
 _HINT = "write 'projectors: merged', 'mixed', or {mix: prototypes, temperature: 0.03}"
@@ -61,17 +60,6 @@ def _read_mix(raw: Mapping[str, Any], report: Report) -> ProjectorMix | None:
         for problem in error.problems:
             report.add(problem.what, _WHERE, problem.hint)
     return None if report.has(_WHERE) else mix
-
-
-def read_prototypes_key(raw: Any, report: Report) -> TaskFolder | None:
-    """Return the folder of prototypes that a recipe names; None where it names none, or on a problem."""
-    if raw is None:
-        return None
-    if isinstance(raw, str):
-        return TaskFolder(Path(raw).expanduser(), raw)
-    hint = "name it: 'prototypes: out.prototypes'"
-    report.add(f"prototypes are in a folder, and not {show(raw)}", ("prototypes",), hint)
-    return None
 
 
 def read_share(raw: dict[str, Any], path: KeyPath, report: Report) -> str:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from submerge.arguments import is_count, is_finite_number, is_whole_number
-from submerge.recipe._problems import Report, listed, show
+from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._schema import DTYPES
 
-__all__ = ["OutputForm", "Rules", "read_dtype", "read_name", "read_output", "read_rules", "read_seed"]
+__all__ = [
+    "OutputForm",
+    "Rules",
+    "read_count",
+    "read_dtype",
+    "read_name",
+    "read_output",
+    "read_rules",
+    "read_seed",
+]
 
 _MAX_SEED = 2**63 - 1
 
@@ -60,6 +70,18 @@ def read_dtype(data: dict[str, Any], key: str, report: Report) -> str | None:
     return name
 
 
+def read_count(data: Mapping[str, Any], path: KeyPath, hint: str, report: Report) -> int | None:
+    """Return the positive whole number that a mapping has under the last key of `path`.
+
+    None comes back where there is none, or anything else, which is noted.
+    """
+    raw = data.get(str(path[-1]))
+    if raw is None or is_count(raw):
+        return raw
+    report.add(f"{path[-1]} is a positive whole number, not {show(raw)}", path, hint)
+    return None
+
+
 def read_name(data: dict[str, Any], report: Report) -> str:
     """Return what the result is called, by which other documents of the file can name it; empty for none."""
     raw = data.get("name")
@@ -101,15 +123,12 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         report.add(f"'output' is a mapping, not {show(raw)}", ("output",), "write {as: adapter}")
         return OutputForm()
     report.check_keys(raw, ("as", "rank", "energy"), ("output",), ours=True)
-    rank, energy = raw.get("rank"), raw.get("energy")
-    form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
+    energy = raw.get("energy")
+    form = raw.get("as", "checkpoint" if raw.get("rank") is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):
         report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
         return OutputForm()
-    if rank is not None and not is_count(rank):
-        hint = "write 16, say"
-        report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"), hint)
-        rank = None
+    rank = read_count(raw, ("output", "rank"), "write 16, say", report)
     if energy is not None and not (is_finite_number(energy) and 0 < energy <= 1):
         hint = "0.9 keeps nine tenths of each update's squared norm"
         report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"), hint)

@@ -15,7 +15,7 @@ from submerge.errors import Problem, RequestError
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_documents, parse_yaml
 
-__all__ = ["RecipeSource", "open_documents", "open_source"]
+__all__ = ["RecipeSource", "check_mapping", "open_documents", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,20 @@ def open_documents(source: str | Path | Mapping[str, Any], *, lenient: bool = Fa
     documents = parse_documents(text, name, lenient=lenient)
     documents = [document for document in documents if document.data is not None] or documents[:1]
     return [RecipeSource(document.data, document.report, path, text) for document in documents]
+
+
+def check_mapping(opened: RecipeSource, first: str) -> None:
+    """Raise `RequestError` where a recipe is no mapping, with what was noted while it was read.
+
+    `first` is the key that it is to begin with.
+    """
+    data, report = opened.data, opened.report
+    if isinstance(data, dict):
+        return
+    if data is not None or not report.problems:
+        what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
+        report.add(what, (), f"start with '{first}: …'")
+    report.raise_if_any()
 
 
 def _text(source: str | Path) -> tuple[str, str, Path | None]:

@@ -11,7 +11,7 @@ from submerge.methods import Method
 from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._problems import KeyPath, Report, show
 
-__all__ = ["check_file_names", "check_names", "read_task"]
+__all__ = ["check_distinct", "check_file_names", "check_names", "read_task"]
 
 
 def read_task(
@@ -56,10 +56,18 @@ def check_names(entries: list[ModelEntry], report: Report) -> None:
             report.add(f"{count} models are named {show(name)}", ("models",), "give each task its own name")
 
 
+def check_distinct(entries: Sequence[ModelEntry], report: Report) -> bool:
+    """Return whether all models have names of their own; note those that two have."""
+    counts = Counter(entry.adapter_name for entry in entries)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        report.add(f"several models would be called {few(twice)}", ("models",), "give each a 'name: …'")
+    return not twice
+
+
 def check_file_names(entries: Sequence[ModelEntry], report: Report) -> None:
     """Note models of which no files can have the names: two have one, or it is none."""
-    names = Counter(entry.adapter_name for entry in entries)
-    if twice := [name for name, count in names.items() if count > 1]:
-        report.add(f"several models would be called {few(twice)}", ("models",), "give each a 'name: …'")
+    check_distinct(entries, report)
+    names = dict.fromkeys(entry.adapter_name for entry in entries)
     if wrong := [name for name in names if "/" in name or name.startswith(".")]:
         report.add(f"{few(wrong)} can be no file's name", ("models",), "give each a 'name: …'")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from submerge.arguments import is_count, is_whole_number
+from submerge.arguments import is_whole_number
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._new_tokens import read_new_tokens
 from submerge.recipe._problems import KeyPath, Report, listed, show
-from submerge.recipe._sections import Rules
+from submerge.recipe._sections import Rules, read_count
 from submerge.recipe._specs import read_spec
 from submerge.recipe._tokenizer_settings import TokenizerSettings, TokenRow
 
@@ -44,7 +44,7 @@ def read_tokenizer(
     settings = TokenizerSettings(
         source=_source(raw, path, data, known, report),
         tokens=_tokens(section.get("tokens"), {same_model(name): name for name in named}, report),
-        pad_to_multiple_of=_multiple(section.get("pad_to_multiple_of"), report),
+        pad_to_multiple_of=read_count(section, ("tokenizer", "pad_to_multiple_of"), "write 64, say", report),
         new_tokens=read_new_tokens(section.get("new_tokens"), section.get("source"), report),
         where=report.where(path),
     )
@@ -140,12 +140,3 @@ def _model(raw: Any, path: KeyPath, known: Mapping[str, str], report: Report) ->
     if spec is not None and same_model(spec) not in known:
         report.add(f"{show(spec)} is no model of this recipe", path, "name one of its models")
     return "" if spec is None else known.get(same_model(spec), spec)
-
-
-def _multiple(raw: Any, report: Report) -> int | None:
-    """Return the number that the rows of the tables are a multiple of."""
-    if raw is None or is_count(raw):
-        return raw
-    path: KeyPath = ("tokenizer", "pad_to_multiple_of")
-    report.add(f"pad_to_multiple_of is a positive whole number, not {show(raw)}", path, "write 64, say")
-    return None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from submerge.errors import RequestError, few
+from submerge.errors import RequestError
 from submerge.methods import Method, methods_with
 from submerge.recipe._coefficients import WEIGHT, Coefficients, read_coefficients
 from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._rules import Setting
+from submerge.recipe._tasks import check_distinct
 
 __all__ = ["check_weights", "read_coefficients_key"]
 
@@ -96,7 +96,7 @@ def _check_data(participants: Sequence[ModelEntry], places: Mapping[int, KeyPath
         path = places[id(entry)]
         if entry.data is None and not report.has((*path, "data")):
             report.add(f"{entry.model} has no data to learn its weights from", path, hint)
-    _check_distinct(participants, report)
+    check_distinct(participants, report)
 
 
 def _check_names(
@@ -106,19 +106,10 @@ def _check_names(
     report: Report,
 ) -> None:
     """Note models of which the file has no coefficients, and names that two have."""
-    if not _check_distinct(participants, report):
+    if not check_distinct(participants, report):
         return
     for entry in participants:
         if entry.adapter_name not in coefficients.adapters:
             what = f"{coefficients.path} has no coefficients of '{entry.adapter_name}'"
             hint = f"it has {listed(coefficients.adapters)}: say which with 'name: …'"
             report.add(what, places[id(entry)], hint)
-
-
-def _check_distinct(participants: Sequence[ModelEntry], report: Report) -> bool:
-    """Return whether all models have names of their own; note those that two have."""
-    counts = Counter(entry.adapter_name for entry in participants)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        report.add(f"several models would be called {few(twice)}", ("models",), "give each a 'name: …'")
-    return not twice

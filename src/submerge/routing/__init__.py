@@ -15,13 +15,12 @@ from submerge.routing._first_pass import Evidence, FirstPass
 from submerge.routing._order import BatchOrder, batch_order
 from submerge.routing._reference import RouterReference
 from submerge.routing._replay import Replay
-from submerge.routing._request import FORMS, RoutingRequest
+from submerge.routing._request import RoutingRequest
 from submerge.routing._router import Router, Routing
 from submerge.routing._scores import SiteScore, TokenPooling, site_score
 from submerge.routing._sites import Site, choose_sites, discover_sites
 
 __all__ = [
-    "FORMS",
     "BatchOrder",
     "CalibrationWeights",
     "Evidence",

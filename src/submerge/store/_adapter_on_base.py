@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from submerge.deferred import torch
-from submerge.errors import RequestError
-from submerge.names import match_names
+from submerge.names import has_match
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._trained_rows import own_tables
 from submerge.store.adapter import Adapter, Replace, fit_adapter
-from submerge.store.format import DTYPES, FileTable, InMemory, TensorEntry, byte_view
+from submerge.store.format import FileTable, InMemory, TensorEntry, read_elements
 
 __all__ = ["lay_over", "trained_adapter"]
 
@@ -97,8 +95,8 @@ def _computed(model: Checkpoint, names: Iterable[str]) -> dict[str, InMemory]:
         for name in names:
             entry = model.tensors[name]
             if entry.file is None and name not in model.memory:
-                values[name] = tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-                model.source(name, table).read(0, entry.numel, byte_view(tensor))
+                whole = read_elements(model.source(name, table), entry.dtype, 0, entry.numel)
+                values[name] = whole.view(entry.shape)
     return values
 
 
@@ -109,8 +107,7 @@ def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
     saved = _new_tensors(adapter, list(base.tensors))
     if not any(len(part.entry.shape) > 1 for part in saved.values()):
         return {}
-    shapes = {name: entry.shape for name, entry in base.tensors.items()}
-    shapes |= {name: part.entry.shape for name, part in saved.items()}
+    shapes = base.shapes | {name: part.entry.shape for name, part in saved.items()}
     groups = find_aliases(base.config, shapes, ask=True).groups
     tied = {name for group in groups if base.tensors.keys() & set(group.names) for name in group.names}
     return {name: part for name, part in saved.items() if name in tied}
@@ -118,11 +115,5 @@ def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
 
 def _new_tensors(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:
     """Return the tensors that an adapter saves and that stand for none of those that there are."""
-    new = {}
-    for name, part in adapter.parts.items():
-        if isinstance(part, Replace):
-            try:
-                match_names([name], available, "")
-            except RequestError:
-                new[name] = part
-    return new
+    saved = {name: part for name, part in adapter.parts.items() if isinstance(part, Replace)}
+    return {name: part for name, part in saved.items() if not has_match(name, available)}

@@ -26,7 +26,7 @@ from submerge.names import (
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._class_rows import class_views
 from submerge.store.adapter import Adapter
-from submerge.store.format import DTYPES, TensorEntry
+from submerge.store.format import TensorEntry
 
 __all__ = ["Aligner", "Alignment"]
 
@@ -87,12 +87,12 @@ class Aligner:
         base = self.base
         if base.config is None and model.config is not None:  # a bare file: of the model's own kind
             return Aligner(replace(base, config=model.config))._by_names(model)
-        floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
+        floats = [name for name, entry in base.tensors.items() if entry.is_float]
         if why := self._unlike(model, floats):
             return Alignment(model, refused=[why])
         if all(name in model.tensors for name in floats):
             return Alignment(model)
-        own = {name: entry.shape for name, entry in model.tensors.items()}
+        own = model.shapes
         by_name = correspond(own, self._shapes)
         views = {name: View.of(old, own[old]) for name, old in by_name.names.items()}
         missing = [name for name in floats if name not in views]
@@ -139,7 +139,7 @@ class Aligner:
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        return {name: entry.shape for name, entry in self.base.tensors.items()}
+        return self.base.shapes
 
     @cached_property
     def _network(self) -> Any | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from submerge.algebra import SparseCodes, matching_pursuit
 from submerge.deferred import torch
-from submerge.store._computed_rows import torch_type
-from submerge.store.format import FileTable, MemorySource, Source, byte_view
+from submerge.store.format import ComputedSource, FileTable, Once, Source, byte_view, torch_dtype
 
 __all__ = ["ApproximatedRows", "DonorCodes", "StoredTable"]
 
@@ -29,7 +27,7 @@ class StoredTable:
         """Return rows by their numbers, in the table's type; those that follow each other are read as one."""
         width = self.shape[1]
         wanted = torch.tensor(numbers, dtype=torch.int64)
-        values = torch.empty(len(numbers), width, dtype=torch_type(self.dtype))
+        values = torch.empty(len(numbers), width, dtype=torch_dtype(self.dtype))
         breaks = torch.nonzero(wanted.diff() != 1)[:, 0] + 1
         source, starts = self.open(table), [0, *breaks.tolist()]
         for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
@@ -56,16 +54,15 @@ class DonorCodes:
     new: Sequence[int]
     shared: Sequence[int]
     k: int
-    _codes: list[SparseCodes] = field(default_factory=list, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _codes: Once[SparseCodes] = field(default_factory=Once, repr=False)
 
     def value(self, table: FileTable, threads: int = 1) -> SparseCodes:
         """Return the codes, whose indices are places in `shared`."""
-        with self._lock:
-            if not self._codes:
-                targets, atoms = (self.donor.rows(rows, table) for rows in (self.new, self.shared))
-                self._codes.append(matching_pursuit(targets, atoms, self.k, threads=threads))
-            return self._codes[0]
+        return self._codes.of(lambda: self._computed(table, threads))
+
+    def _computed(self, table: FileTable, threads: int) -> SparseCodes:
+        targets, atoms = (self.donor.rows(rows, table) for rows in (self.new, self.shared))
+        return matching_pursuit(targets, atoms, self.k, threads=threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +80,15 @@ class ApproximatedRows:
     table: StoredTable
     shared: Sequence[int]
     codes: DonorCodes
-    _rows: list[torch.Tensor] = field(default_factory=list, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _rows: Once[torch.Tensor] = field(default_factory=Once, repr=False)
 
     def open(self, table: FileTable) -> Source:
         """Return where to read them."""
-        return _LazySource(self, table)
+        return ComputedSource(lambda start, count: self.value(table).view(-1)[start : start + count])
 
     def value(self, table: FileTable, threads: int = 1) -> torch.Tensor:
         """Return the rows [n, d]."""
-        with self._lock:
-            if not self._rows:
-                self._rows.append(self._combined(self.codes.value(table, threads), table))
-            return self._rows[0]
+        return self._rows.of(lambda: self._combined(self.codes.value(table, threads), table))
 
     def _combined(self, codes: SparseCodes, table: FileTable) -> torch.Tensor:
         shared = self.table.rows(self.shared, table)
@@ -103,12 +96,3 @@ class ApproximatedRows:
         parts = (torch.split(own, step) for own in (codes.indices, codes.coefficients))
         rows = [torch.bmm(c[:, None], shared[s].double())[:, 0] for s, c in zip(*parts, strict=True)]
         return torch.cat([part.to(shared.dtype) for part in rows])
-
-
-class _LazySource:
-    def __init__(self, rows: ApproximatedRows, table: FileTable) -> None:
-        self._rows, self._table = rows, table
-
-    def read(self, start: int, count: int, into: memoryview) -> None:
-        """Fill `into` with elements `start … start + count − 1`."""
-        MemorySource(self._rows.value(self._table)).read(start, count, into)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, few
-from submerge.names import View
+from submerge.names import Shape, View
 from submerge.store._computed_rows import RowSource
 from submerge.store._virtual import VirtualModel
-from submerge.store.adapter import Adapter
+from submerge.store.adapter import Adapter, Part
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
-    DTYPES,
     FileTable,
     InMemory,
     MemorySource,
@@ -73,6 +73,11 @@ class Checkpoint:
         return bool(self.shards or self.memory or self.virtual)
 
     @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of each tensor by its name."""
+        return {name: entry.shape for name, entry in self.tensors.items()}
+
+    @property
     def files(self) -> list[Path]:
         """The files that its values are read from."""
         return [*(self.virtual.files if self.virtual else ()), *self.own_files]
@@ -98,6 +103,15 @@ class Checkpoint:
             return brought
         return self.given_tokenizer or Tokenizer.among(self.path, self.side_files, self.links)
 
+    def part(self, name: str) -> Part | None:
+        """Return what its adapter does to a tensor; None where it does nothing to it, or there is none."""
+        return self.adapter.parts.get(name) if self.adapter else None
+
+    @cached_property
+    def edited(self) -> frozenset[str]:
+        """The tensors that its adapter changes, or has in the place of the model's own."""
+        return self.adapter.replaced.union(self.adapter.parts) if self.adapter else frozenset()
+
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values: its file, opened in `table`, memory, views, or rows."""
         entry = self.tensors[name]
@@ -106,7 +120,7 @@ class Checkpoint:
             if view.alias is not None:
                 return stored.source(view.alias, table)
             parts = {source: stored.source(source, table) for source in view.sources}
-            return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
+            return ViewSource(view, entry.itemsize, parts)
         if name in self.computed:
             return self.computed[name].open(table)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
@@ -145,7 +159,7 @@ class Checkpoint:
 def first_bytes(model: Checkpoint, name: str, table: FileTable) -> bytes:
     """Return the first bytes of a tensor of a model, 64 KiB at most."""
     entry = model.tensors[name]
-    size = DTYPES[entry.dtype].itemsize
+    size = entry.itemsize
     count = min(entry.numel, (1 << 16) // size)
     buffer = bytearray(count * size)
     model.source(name, table).read(0, count, memoryview(buffer))
@@ -161,7 +175,7 @@ def same_values(model: Checkpoint, one: str, other: str, table: FileTable) -> bo
     is_bare = any(entry.numel and not entry.nbytes for entry in (first, second))
     if is_bare or (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    size, sources = DTYPES[first.dtype].itemsize, [model.source(name, table) for name in (one, other)]
+    size, sources = first.itemsize, [model.source(name, table) for name in (one, other)]
     for start in range(0, first.numel, _BLOCK):
         count = min(_BLOCK, first.numel - start)
         buffers = [bytearray(count * size) for _ in sources]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from submerge.deferred import torch
-from submerge.store.format import DTYPES, FileTable, Source, byte_view
+from submerge.store.format import ComputedSource, FileTable, Once, Source, read_elements, torch_dtype
 
-__all__ = ["ComputedRows", "GatheredRows", "MeanOfRows", "RowSource", "TableRows", "torch_type"]
+__all__ = ["ComputedRows", "GatheredRows", "MeanOfRows", "RowSource", "TableRows"]
 
 _BLOCK = 1 << 20
 """Elements of a table that are held at a time."""
@@ -47,25 +47,16 @@ class ComputedRows:
 
     def open(self, table: FileTable) -> Source:
         """Return where to read them."""
-        return _MeanSource([(rows.open(table), rows.start, rows.dtype) for rows in self.of], self.dtype)
+        return ComputedSource(partial(self._mean, [rows.open(table) for rows in self.of]))
 
-
-class _MeanSource:
-    def __init__(self, parts: Sequence[tuple[Source, int, str]], dtype: str) -> None:
-        self._parts, self._dtype = parts, torch_type(dtype)
-        wide = any(own == "F64" for _, _, own in parts)
-        self._sum_dtype = torch.float64 if wide else torch.float32
-
-    def read(self, start: int, count: int, into: memoryview) -> None:
-        """Fill `into` with elements `start … start + count − 1`."""
-        total = torch.zeros(count, dtype=self._sum_dtype)
-        for source, first, dtype in self._parts:
-            values = torch.empty(count, dtype=torch_type(dtype))
-            source.read(first + start, count, byte_view(values))
-            total += values
-        if len(self._parts) > 1:
-            total /= len(self._parts)
-        into.cast("B")[:] = byte_view(total.to(self._dtype))
+    def _mean(self, sources: Sequence[Source], start: int, count: int) -> torch.Tensor:
+        wide = any(rows.dtype == "F64" for rows in self.of)
+        total = torch.zeros(count, dtype=torch.float64 if wide else torch.float32)
+        for source, rows in zip(sources, self.of, strict=True):
+            total += read_elements(source, rows.dtype, rows.start + start, count)
+        if len(self.of) > 1:
+            total /= len(self.of)
+        return total.to(torch_dtype(self.dtype))
 
 
 @dataclass(frozen=True)
@@ -115,44 +106,27 @@ class MeanOfRows:
     table: Callable[[FileTable], Source]
     shape: tuple[int, ...]
     dtype: str
-    _mean: list[torch.Tensor] = field(default_factory=list, compare=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+    _mean: Once[torch.Tensor] = field(default_factory=Once, compare=False, repr=False)
 
     def open(self, table: FileTable) -> Source:
         """Return where to read it."""
-        return _RepeatedRow(self, table)
+        return ComputedSource(partial(self._repeated, table))
+
+    def _repeated(self, table: FileTable, start: int, count: int) -> torch.Tensor:
+        """Return elements of rows that are all alike."""
+        mean = self.value(table)
+        return mean[torch.arange(start, start + count) % mean.numel()]
 
     def value(self, table: FileTable) -> torch.Tensor:
         """Return μ, flat, in the table's type."""
-        with self._lock:
-            if not self._mean:
-                self._mean.append(self._computed(table))
-            return self._mean[0]
+        return self._mean.of(lambda: self._computed(table))
 
     def _computed(self, table: FileTable) -> torch.Tensor:
         rows, width = self.shape[0], math.prod(self.shape[1:])
         source, step = self.table(table), max(1, _BLOCK // max(1, width))
         total = torch.zeros(width, dtype=torch.float64)
         for first in range(0, rows, step):
-            values = torch.empty(min(step, rows - first), width, dtype=torch_type(self.dtype))
-            source.read(first * width, values.numel(), byte_view(values))
-            total += values.double().sum(0)
-        return (total / max(1, rows)).to(torch_type(self.dtype))
-
-
-class _RepeatedRow:
-    def __init__(self, rows: MeanOfRows, table: FileTable) -> None:
-        self._rows, self._table = rows, table
-
-    def read(self, start: int, count: int, into: memoryview) -> None:
-        """Fill `into` with elements `start … start + count − 1`, of rows that are all alike."""
-        mean = self._rows.value(self._table)
-        places = torch.arange(start, start + count) % mean.numel()
-        into.cast("B")[:] = byte_view(mean[places])
-
-
-def torch_type(dtype: str) -> torch.dtype:
-    """Return the torch type of a table's values, which are floats."""
-    found = DTYPES[dtype].torch
-    assert found is not None
-    return found
+            count = min(step, rows - first)
+            values = read_elements(source, self.dtype, first * width, count * width)
+            total += values.view(count, width).double().sum(0)
+        return (total / max(1, rows)).to(torch_dtype(self.dtype))

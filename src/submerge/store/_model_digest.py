@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from submerge.store._checkpoint import Checkpoint
-from submerge.store.format import DTYPES, FileTable, hasher
+from submerge.store.format import FileTable, hasher
 
 __all__ = ["model_digest"]
 
@@ -22,7 +22,7 @@ def model_digest(model: Checkpoint) -> str:
         for name, entry in sorted(model.tensors.items()):
             of_model.update(f"{name} {entry.dtype} {list(entry.shape)}\n".encode())
             count = min(SAMPLE, entry.numel)
-            values = bytearray(count * DTYPES[entry.dtype].itemsize)
+            values = bytearray(count * entry.itemsize)
             model.source(name, table).read((entry.numel - count) // 2, count, memoryview(values))
             of_model.update(values)
     return str(of_model.hexdigest())

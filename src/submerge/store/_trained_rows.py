@@ -8,7 +8,6 @@ training. A table whose rows are to be moved has no place for an update beside i
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,7 +17,7 @@ from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
+from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows
 from submerge.store.adapter import (
     Adapter,
     Add,
@@ -34,12 +33,16 @@ from submerge.store.adapter import (
 )
 from submerge.store.format import (
     DTYPES,
+    ComputedSource,
     FileTable,
     MemorySource,
+    Once,
     Source,
     TensorEntry,
     byte_view,
     dtype_named,
+    read_elements,
+    torch_dtype,
 )
 
 __all__ = ["differ", "own_tables", "was_trained_on", "with_folded_table"]
@@ -95,7 +98,7 @@ def with_folded_table(model: Checkpoint, name: str) -> Checkpoint:
 
 def _wider(one: str, other: str) -> str:
     """Return the type that holds the values of two."""
-    types = torch.promote_types(torch_type(one), torch_type(other))
+    types = torch.promote_types(torch_dtype(one), torch_dtype(other))
     return next(code for code, dtype in DTYPES.items() if dtype.torch == types)
 
 
@@ -155,12 +158,10 @@ def was_trained_on(adapter: Adapter, part: Part, values: torch.Tensor) -> bool:
 
 def differ(one: tuple[str, Source], other: tuple[str, Source], count: int) -> bool:
     """Return whether `count` values of two types differ by more than by the narrower of both."""
-    types = torch_type(one[0]), torch_type(other[0])
-    narrow = min(types, key=lambda dtype: dtype.itemsize)
+    narrow = min((torch_dtype(code) for code, _ in (one, other)), key=lambda dtype: dtype.itemsize)
     for start in range(0, count, _BLOCK):
-        blocks = [torch.empty(min(_BLOCK, count - start), dtype=dtype) for dtype in types]
-        for (_, source), block in zip((one, other), blocks, strict=True):
-            source.read(start, block.numel(), byte_view(block))
+        length = min(_BLOCK, count - start)
+        blocks = [read_elements(source, code, start, length) for code, source in (one, other)]
         if not torch.equal(*(block.to(narrow) for block in blocks)):
             return True
     return False
@@ -175,7 +176,6 @@ def _trained_table(
     type of the table `before`.
     """
     table = before.entry
-    size, itemsize = math.prod(table.shape), DTYPES[table.dtype].itemsize
     sources: list[RowSource] = [
         ComputedRows([TableRows(opened, 0, dtype)], table.dtype)
         for opened, dtype in (
@@ -190,9 +190,9 @@ def _trained_table(
         which=[source for _, source, _ in runs],
         first=[first for _, _, first in runs],
         width=math.prod(table.shape[1:]),
-        itemsize=itemsize,
+        itemsize=table.itemsize,
     )
-    return TensorEntry(name, table.dtype, table.shape, None, 0, size * itemsize), rows
+    return TensorEntry.in_memory(name, table.dtype, table.shape), rows
 
 
 def _updated_table(
@@ -206,7 +206,7 @@ def _updated_table(
     """
     table = before.entry
     dtype = "F64" if table.dtype == "F64" else "F32"
-    entry = TensorEntry(name, dtype, table.shape, None, 0, table.numel * DTYPES[dtype].itemsize)
+    entry = TensorEntry.in_memory(name, dtype, table.shape)
     if isinstance(part, Add):
         return entry, _SummedTable(adapter, part, before, dtype)
     return entry, _UpdatedTable(adapter, part, before, dtype)
@@ -223,19 +223,13 @@ class _SummedTable:
 
     def open(self, table: FileTable) -> Source:
         """Return where to read them."""
-        return _SummedSource(self, table)
+        return ComputedSource(partial(self._sum, table))
 
-
-class _SummedSource:
-    def __init__(self, of: _SummedTable, files: FileTable) -> None:
-        self._of, self._files = of, files
-
-    def read(self, start: int, count: int, into: memoryview) -> None:
-        """Fill `into` with elements `start … start + count − 1`."""
-        before, part, dtype = self._of.before, self._of.part, torch_type(self._of.dtype)
-        values = _values_at(before.open(self._files), before.entry.dtype, start, count).to(dtype)
-        update = _values_at(self._of.adapter.source(part.entry, self._files), part.entry.dtype, start, count)
-        into.cast("B")[:] = byte_view(values.add_(update.to(dtype), alpha=part.scale))
+    def _sum(self, files: FileTable, start: int, count: int) -> torch.Tensor:
+        before, entry, dtype = self.before, self.part.entry, torch_dtype(self.dtype)
+        values = read_elements(before.open(files), before.entry.dtype, start, count).to(dtype)
+        update = read_elements(self.adapter.source(entry, files), entry.dtype, start, count)
+        return values.add_(update.to(dtype), alpha=self.part.scale)
 
 
 @dataclass(frozen=True)
@@ -250,8 +244,7 @@ class _UpdatedTable:
     part: LowRankPart
     before: _TableBefore
     dtype: str
-    _norms: list[torch.Tensor] = field(default_factory=list, compare=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+    _norms: Once[torch.Tensor] = field(default_factory=Once, compare=False, repr=False)
 
     def open(self, table: FileTable) -> Source:
         """Return where to read them."""
@@ -259,10 +252,7 @@ class _UpdatedTable:
 
     def column_norms(self, source: _UpdatedSource) -> torch.Tensor:
         """Return the norms of the columns [d] of W + s · B A, computed once, by whichever worker."""
-        with self._lock:
-            if not self._norms:
-                self._norms.append(self._computed_norms(source))
-            return self._norms[0]
+        return self._norms.of(lambda: self._computed_norms(source))
 
     def _computed_norms(self, source: _UpdatedSource) -> torch.Tensor:
         height, width = self.before.entry.shape
@@ -281,7 +271,7 @@ class _UpdatedSource:
 
     def __init__(self, of: _UpdatedTable, files: FileTable) -> None:
         self._of, self._files = of, files
-        self._dtype = torch_type(of.dtype)
+        self._dtype = torch_dtype(of.dtype)
         self._width = of.before.entry.shape[1]
 
     def read(self, start: int, count: int, into: memoryview) -> None:
@@ -341,14 +331,7 @@ class _UpdatedSource:
         return self._read(self._of.adapter.source(entry, self._files), entry.dtype, start, count)
 
     def _read(self, source: Source, dtype: str, start: int, count: int) -> torch.Tensor:
-        return _values_at(source, dtype, start, count).to(self._dtype)
-
-
-def _values_at(source: Source, dtype: str, start: int, count: int) -> torch.Tensor:
-    """Return elements `start … start + count − 1` of a source of a type."""
-    values = torch.empty(count, dtype=torch_type(dtype))
-    source.read(start, count, byte_view(values))
-    return values
+        return read_elements(source, dtype, start, count).to(self._dtype)
 
 
 def _runs(indices: Sequence[int], rows: int) -> list[tuple[int, int, int]]:

@@ -24,7 +24,7 @@ def test_a_checkpoint_takes_up_what_is_on_disk(tmp_path: Path) -> None:
         name = plan.tensors[0].name
         data = memoryview(torch.arange(30.0).numpy().tobytes())
         with target.open() as writer:
-            writer.write(target.entries[name], 0, data)
+            writer.write(target.plan.entries[name], 0, data)
         written, lost = RangeRecord(0, 0, digest(data)), RangeRecord(1, 0, digest(b"lost"))
         for record in (written, lost, replace(written, tensor=2, part="of a bank that is not there")):
             target.accept(record)

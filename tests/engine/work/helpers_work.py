@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from submerge.engine import Input, TensorPlan
-from submerge.engine.plan import torch_dtype
 from submerge.engine.work import ChunkReader, Range, Workspace
 from submerge.engine.work._range_log import RangeLog
 from submerge.engine.work._range_target import Run
 from submerge.methods import METHODS, Merged
-from submerge.store import MemorySource, TensorEntry, dtype_named
+from submerge.store import MemorySource, TensorEntry, dtype_named, torch_dtype
 
 __all__ = ["NotingTarget", "reader_of", "space"]
 

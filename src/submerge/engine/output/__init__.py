@@ -12,7 +12,6 @@ from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds, count_passes
 from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._folder import (
-    REPLACED,
     SUFFIX,
     Output,
     check_unfinished,
@@ -21,7 +20,7 @@ from submerge.engine.output._folder import (
 )
 from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._records import Records
-from submerge.engine.output._report import MergeReport, Progress, by_treatment
+from submerge.engine.output._report import MergeReport, Progress
 from submerge.engine.output._run import Run
 from submerge.engine.output._target import OutputTarget
 from submerge.engine.output._verify import verify
@@ -32,7 +31,6 @@ TARGETS: Mapping[str, type[OutputTarget[Any]]] = {"checkpoint": CheckpointTarget
 """What a recipe's `output` can be."""
 
 __all__ = [
-    "REPLACED",
     "SUFFIX",
     "TARGETS",
     "AdapterTarget",
@@ -45,7 +43,6 @@ __all__ = [
     "Records",
     "Run",
     "VerifyReport",
-    "by_treatment",
     "check_target",
     "check_unfinished",
     "compute_seconds",

@@ -17,7 +17,6 @@ from submerge.engine.work import Finished, ModuleTarget, Passes, RangeRecord, ad
 from submerge.errors import WorkError, few
 from submerge.names import module_names, respelling
 from submerge.store import (
-    DTYPES,
     AdapterWriter,
     Checkpoint,
     FileTable,
@@ -132,7 +131,7 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
             return {name: self._record(e, table) for name, e in read_header(self._file).entries.items()}
 
     def _record(self, entry: TensorEntry, table: FileTable) -> TensorRecord:
-        itemsize = DTYPES[entry.dtype].itemsize
+        itemsize = entry.itemsize
         digest = range_digest(table.source(entry), 0, entry.numel, itemsize)
         return TensorRecord(entry.dtype, entry.shape, digest, file=self._file.name, treatment="merge")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.output._side_files import write_text
+from submerge.engine.output._text_files import write_json
+from submerge.errors import WorkError, few
 from submerge.store import TEKKEN, read_json
 
-__all__ = ["list_added_tokens", "write_json"]
+__all__ = ["check_ids", "list_added_tokens"]
 
 
 def list_added_tokens(folder: Path, ids: Mapping[str, int], flags: Mapping[str, Mapping[str, Any]]) -> None:
@@ -30,6 +30,9 @@ def list_added_tokens(folder: Path, ids: Mapping[str, int], flags: Mapping[str, 
         write_json(older, read_json(older) | {text: ids[text] for text in flags})
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file as people read it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def check_ids(folder: Path, planned: Mapping[str, int], written: Mapping[str, int], library: str) -> None:
+    """Raise `WorkError` where a tokenizer that was written has other ids than planned, by a `library`."""
+    wrong = [f"{t!r}: {written.get(t)}, not {id_}" for t, id_ in planned.items() if written.get(t) != id_]
+    if wrong:
+        what = f"the tokenizer that was written numbers tokens otherwise than planned ({few(wrong)})"
+        raise WorkError(f"{folder}: {what} — try another version of {library}")

@@ -107,8 +107,7 @@ def file_source(entry: TensorEntry) -> Callable[[FileTable], Source]:
 
 def trained_values(key: str, model: Checkpoint, name: str) -> BankTensor:
     """Return a parameter as it was trained: with what the model's adapter does to it."""
-    edited = model.adapter is not None and name in model.adapter.parts
-    return parameter_values(key, model, name, model if edited else None)
+    return parameter_values(key, model, name, model if model.part(name) else None)
 
 
 def parameter_values(key: str, model: Checkpoint, name: str, editor: Checkpoint | None = None) -> BankTensor:

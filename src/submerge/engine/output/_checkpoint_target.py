@@ -39,11 +39,6 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     _bank: Mapping[str, TensorRecord] | None = None
 
     @cached_property
-    def entries(self) -> dict[str, TensorEntry]:
-        """The output's tensors by name, with their places in the shards."""
-        return {name: entry for shard in self.plan.shards for name, entry in shard.entries.items()}
-
-    @cached_property
     def parts(self) -> BankParts | None:
         """What the gate's bank is put together from."""
         return BankParts(self.output.folder) if self.plan.gate_record else None
@@ -51,7 +46,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     @property
     def total(self) -> int:
         """Bytes of all tensors."""
-        return sum(entry.nbytes for entry in self.entries.values())
+        return sum(entry.nbytes for entry in self.plan.entries.values())
 
     @property
     def bytes_written(self) -> int:
@@ -80,8 +75,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
             return False
         entry, of_record = self._entry(record), self._range(record)
         on_disk = shards.source(replace(entry, file=self.output.folder / str(entry.file)))
-        itemsize = DTYPES[entry.dtype].itemsize
-        return range_digest(on_disk, of_record.start, of_record.stop, itemsize) == record.output
+        return range_digest(on_disk, of_record.start, of_record.stop, entry.itemsize) == record.output
 
     def job(
         self, index: int, inputs: FileTable, writer: ShardWriter, finished: Finished, done: frozenset[int]
@@ -90,7 +84,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
         for ahead in self.plan.tensors[index + 1 : index + 2]:
             for i in ahead.read:  # the disk works while this tensor is computed
                 inputs.advise(i.entry, 0, min(i.entry.numel, READ_AHEAD))
-        entry = self.entries[self.plan.tensors[index].name]
+        entry = self.plan.entries[self.plan.tensors[index].name]
         sink = self.meter.sink(writer)
         target = RangeTarget(index, entry, sink, finished, done=done, bank=self.parts)
         return range_passes(self.reader(index, inputs), target)
@@ -102,10 +96,10 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     def size(self, record: RangeRecord) -> int:
         """Return the bytes of a range."""
         of_record = self._range(record)
-        return (of_record.stop - of_record.start) * DTYPES[self._entry(record).dtype].itemsize
+        return (of_record.stop - of_record.start) * self._entry(record).itemsize
 
     def _entry(self, record: RangeRecord) -> TensorEntry:
-        return self.entries[self.plan.tensors[record.tensor].name]
+        return self.plan.entries[self.plan.tensors[record.tensor].name]
 
     def _range(self, record: RangeRecord) -> Range:
         tensor = self.plan.tensors[record.tensor]
@@ -146,7 +140,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
             dtype=tensor.dtype,
             shape=tensor.shape,
             digest=joined([record.output for record in of_ranges]),
-            file=str(self.entries[tensor.name].file),
+            file=str(self.plan.entries[tensor.name].file),
             treatment=tensor.treatment,
             block=tensor.block * DTYPES[tensor.dtype].itemsize if len(of_ranges) > 1 else None,
             note=tensor.why,

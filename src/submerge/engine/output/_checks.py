@@ -11,7 +11,6 @@ from submerge.kernels import array_type
 from submerge.recipe import COEFFICIENTS, read_coefficients
 from submerge.store import (
     DIGEST,
-    DTYPES,
     Aliases,
     Checkpoint,
     FileTable,
@@ -69,10 +68,9 @@ def split_copies(model: Checkpoint, manifest: Manifest, *, ask: bool) -> list[st
     `ask` allows transformers to be asked what the model's class ties. Values are compared by their digests
     in the manifest.
     """
-    shapes = {name: entry.shape for name, entry in model.tensors.items()}
-    aliases = find_aliases(model.config, shapes, ask=False)
+    aliases = find_aliases(model.config, model.shapes, ask=False)
     if ask and aliases.ties is not False and _split(aliases, manifest.tensors):
-        aliases = find_aliases(model.config, shapes, ask=True)
+        aliases = find_aliases(model.config, model.shapes, ask=True)
     what = "the configuration ties them, and their values differ: it depends on the reader which are used"
     split = _split(aliases, manifest.tensors) if aliases.ties else []
     return [f"{', '.join(names)}: {what}" for names in split]
@@ -124,7 +122,7 @@ def _differs(record: ModelRecord, manifest: Manifest) -> bool:
 def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
     """Return whether the output's values are the base's, in the output's number format."""
     entry, other = model.tensors[name], base.tensors[name]
-    if entry.shape != other.shape or DTYPES[other.dtype].kind != "float":
+    if entry.shape != other.shape or not other.is_float:
         return False
     output, source = model.source(name, table), base.source(name, table)
     for start in range(0, entry.numel, BLOCK):

@@ -80,7 +80,7 @@ class _Streams:
         is_base = self.same.specialist_is_base(index, place.model)
         if model.adapter and name in model.adapter.replaced:
             is_base = False
-        part = model.adapter.parts.get(name) if model.adapter else None
+        part = model.part(name)
         if model.adapter is None or part is None:
             if not is_base:
                 yield parameter_values(f"{key}.values", model, name)
@@ -99,6 +99,5 @@ def _factors(
         def opened(table: FileTable, place: int = place) -> Source:
             return MemorySource(adapter.factors(name, table)[place].float())
 
-        nbytes = 4 * sides[0] * sides[1]
-        entry = TensorEntry(name, "F32", sides, None, 0, nbytes)
+        entry = TensorEntry.in_memory(name, "F32", sides)
         yield BankTensor(f"{key}.{side}", entry, opened, adapter.label)

@@ -10,7 +10,7 @@ from pathlib import Path
 from submerge._version import __version__
 from submerge.engine.output._card import model_card
 from submerge.engine.output._fingerprint import fingerprint
-from submerge.engine.output._side_files import write_text
+from submerge.engine.output._text_files import write_text
 from submerge.engine.plan import MergePlan
 from submerge.errors import Problem, RequestError, WorkError, writing
 from submerge.recipe import COEFFICIENTS, MixtureRecipe, to_mergekit, to_mergekit_moe

@@ -9,9 +9,9 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from submerge.engine.output._added_tokens import list_added_tokens, write_json
+from submerge.engine.output._added_tokens import check_ids, list_added_tokens
+from submerge.engine.output._text_files import copy_file, edit_json, write_json
 from submerge.engine.plan import SharedTokens, add_tokens, with_token_ids
-from submerge.errors import WorkError, few
 from submerge.store import (
     MODALITIES,
     edited_text_parts,
@@ -52,15 +52,13 @@ def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFile
     Raises `WorkError` if the tokenizer that was written has another id for a token than was planned.
     """
     _write_tokenizer(tokens, folder)
-    if (path := folder / "config.json").is_file():
-        theirs = read_json(path)
-        if (config := with_vocabulary_size(theirs, tokens.rows)) != theirs:
-            write_json(path, config)
+    edit_json(folder / "config.json", lambda config: with_vocabulary_size(config, tokens.rows))
     write_ends(tokens.ends, folder)
     for number, modality in enumerate(modalities):
         _write_modality(modality, tokens.ids(number), tokens.rows, folder)
     for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
-        _check_ids(tokens, place)
+        planned = {token.text: token.id for token in tokens.added}
+        check_ids(place, planned, load_tokenizer(place).get_vocab(), "transformers")
 
 
 def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
@@ -71,7 +69,7 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
     """
     source = tokens.tokenizer
     for file in source.files:
-        _copy(source.folder, file, folder)
+        copy_file(source.folder, file, folder)
     if tokens.pad is not None and (config := folder / _TOKENIZER_CONFIG).is_file():
         write_json(config, {**read_json(config), "pad_token": tokens.pad})
     tokenizer = load_tokenizer(source.folder)
@@ -108,10 +106,10 @@ def _write_modality(modality: ModalityFiles, ids: Mapping[int, int], rows: int, 
     folder.mkdir(parents=True, exist_ok=True)
     for file in modality.files:
         if file.as_posix() in _PROCESSOR or _is_template(file):
-            _copy(modality.folder, file, folder)
+            copy_file(modality.folder, file, folder)
     for file in (path.relative_to(root) for path in root.iterdir() if path.is_file()):
         if is_tokenizer_file(file) and not _is_template(file):
-            _copy(root, file, folder)
+            copy_file(root, file, folder)
     config = edited_text_parts(modality.config, lambda part: with_token_ids(part, ids))
     write_json(folder / "config.json", with_vocabulary_size(config, rows))
     own, shared = modality.folder / _TOKENIZER_CONFIG, folder / _TOKENIZER_CONFIG
@@ -133,23 +131,5 @@ def _for_processor(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
     return config | taken
 
 
-def _check_ids(tokens: SharedTokens, folder: Path) -> None:
-    vocabulary = load_tokenizer(folder).get_vocab()
-    wrong = [
-        f"{t.text!r}: {vocabulary.get(t.text)}, not {t.id}"
-        for t in tokens.added
-        if vocabulary.get(t.text) != t.id
-    ]
-    if wrong:
-        what = f"the tokenizer that was written numbers tokens otherwise than planned ({few(wrong)})"
-        raise WorkError(f"{folder}: {what} — try another version of transformers")
-
-
 def _is_template(path: PurePath) -> bool:
     return path.name.startswith("chat_template.") or "additional_chat_templates" in path.parts
-
-
-def _copy(source: Path, file: Path, folder: Path) -> None:
-    target = folder / file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / file, target)

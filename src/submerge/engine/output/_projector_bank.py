@@ -7,7 +7,7 @@ from functools import partial
 
 from submerge.deferred import torch
 from submerge.engine.output._bank import trained_values
-from submerge.engine.plan import MergePlan, bank_rows, torch_dtype
+from submerge.engine.plan import MergePlan, bank_rows
 from submerge.store import (
     BankTensor,
     Checkpoint,
@@ -16,10 +16,11 @@ from submerge.store import (
     PrototypeFile,
     Source,
     TensorEntry,
-    byte_view,
     module_key,
     prototype_key,
     question_key,
+    read_elements,
+    torch_dtype,
 )
 
 __all__ = ["projector_bank"]
@@ -46,7 +47,7 @@ def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
 
 
 def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
-    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, tensor.nbytes)
+    entry = TensorEntry.in_memory(key, "F32", tuple(tensor.shape))
     return BankTensor(key, entry, lambda _: MemorySource(tensor.contiguous()))
 
 
@@ -58,19 +59,14 @@ def _parameter(key: str, models: Sequence[Checkpoint], name: str) -> BankTensor:
 
 def _mean(each: Sequence[BankTensor], table: FileTable) -> Source:
     dtype = torch_dtype(each[0].entry.dtype)
-    return MemorySource(torch.stack([_values(one, table).double() for one in each]).mean(0).to(dtype))
-
-
-def _values(one: BankTensor, table: FileTable) -> torch.Tensor:
-    values = torch.empty(one.entry.shape, dtype=torch_dtype(one.entry.dtype))
-    one.open(table).read(0, values.numel(), byte_view(values))
-    return values
+    values = [read_elements(one.open(table), one.entry.dtype, 0, one.entry.numel) for one in each]
+    return MemorySource(torch.stack([own.double() for own in values]).mean(0).to(dtype))
 
 
 def _joined(key: str, files: Sequence[PrototypeFile], part: str) -> BankTensor:
     """Return what several tasks have of one part, one below the other."""
     rows, width = sum(file.shapes[part][0] for file in files), files[0].shapes[part][1]
-    entry = TensorEntry(key, "F32", (rows, width), None, 0, 4 * rows * width)
+    entry = TensorEntry.in_memory(key, "F32", (rows, width))
     return BankTensor(key, entry, partial(_source, files, part))
 
 

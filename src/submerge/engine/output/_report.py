@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,8 +76,3 @@ class Progress:
     total: int
     moved: int
     seconds: float
-
-
-def by_treatment(treatments: list[str]) -> dict[str, int]:
-    """Return how many tensors each treatment has."""
-    return dict(Counter(treatments))

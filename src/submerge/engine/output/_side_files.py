@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from submerge.engine.output._text_files import copy_file, write_json
 from submerge.engine.plan import MergePlan
 from submerge.store import dtype_named, index_json, untied
 
-__all__ = ["write_side_files", "write_text"]
+__all__ = ["write_side_files"]
 
 DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -19,9 +18,7 @@ DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "f
 def write_side_files(plan: MergePlan, folder: Path) -> None:
     """Write all files of a checkpoint but its weights."""
     for source, relative in plan.carried:
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / relative, target)
+        copy_file(source, relative, folder)
     _write_config(plan, folder)
     index = index_json(plan.shards)
     if index is not None:
@@ -39,12 +36,7 @@ def _write_config(plan: MergePlan, folder: Path) -> None:
     config = config if dtype is None else _with_dtype(config, DTYPE_NAMES[dtype])
     config = untied(config) if plan.unties else config
     if config != theirs:
-        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as UTF-8; paths may hold bytes that are none, and in JSON the escape means the same."""
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_json(folder / "config.json", config)
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from submerge.engine.output._checks import (
 from submerge.engine.output._verify_report import VerifyReport
 from submerge.engine.output._verify_values import check_dtypes, check_values
 from submerge.engine.plan import beyond_rows, describe_beyond, is_feed_forward
-from submerge.errors import RequestError, WorkError
+from submerge.errors import RequestError, WorkError, first_line
 from submerge.kernels import compiling_for
 from submerge.names import is_buffer, layer_of, with_layer
 from submerge.store import (
@@ -144,8 +144,7 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
     except (RequestError, WorkError) as error:
         if named:
             raise
-        reason = str(error).splitlines()[0]
-        report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
+        report.skipped.append(f"names against the base: {spec} cannot be opened ({first_line(error)})")
         return
     if manifest.is_mixture:
         report.problems += _unlike_beside_experts(model, base)

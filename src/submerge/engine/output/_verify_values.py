@@ -97,7 +97,7 @@ def _read(entry: TensorEntry, record: TensorRecord | None, source: Source) -> tu
     digests, nonfinite = [], 0
     for start in range(0, max(1, entry.numel), length):
         digest = hasher()
-        for _, view in blocks(source, start, min(entry.numel, start + length), DTYPES[entry.dtype].itemsize):
+        for _, view in blocks(source, start, min(entry.numel, start + length), entry.itemsize):
             nonfinite += nonfinite_in_bytes(view, entry.dtype)
             digest.update(view if entry.dtype == written else _rounded_back(view, entry.dtype, written))
         digests.append(digest.hexdigest())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.store import ADAPTER_CONFIG, ADAPTER_STEM, read_header
+from submerge.store import ADAPTER_CONFIG, ADAPTER_STEM, lenient_json, read_header
 
 __all__ = ["vllm_command"]
 
@@ -32,7 +32,9 @@ def vllm_command(adapters: Mapping[str, Path], config: Mapping[str, Any] | None 
     if rank is None or len(bases) != 1 or not all(bases) or any(c in name for name in adapters for c in "=,"):
         return None
     base = str(bases.pop())
-    if not _is_decoder(config or _config(Path(base)), [own.get("task_type") for own in configs]):
+    if not _is_decoder(
+        config or lenient_json(Path(base) / "config.json"), [own.get("task_type") for own in configs]
+    ):
         return None
     if not all(_is_plain(own, adapters[name]) for name, own in zip(adapters, configs, strict=True)):
         return None
@@ -45,19 +47,10 @@ def vllm_command(adapters: Mapping[str, Path], config: Mapping[str, Any] | None 
     return shlex.join(words)
 
 
-def _config(folder: Path) -> Mapping[str, Any] | None:
-    """Return the configuration in a folder, or None where there is none."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, Mapping) else None
-
-
-def _is_decoder(config: Mapping[str, Any] | None, types: list[str | None]) -> bool:
+def _is_decoder(config: Mapping[str, Any], types: list[str | None]) -> bool:
     """Return whether the base generates text without an encoder, and vLLM puts adapters on it."""
-    kinds = (config or {}).get("architectures") or []
-    if config is None or not kinds:
+    kinds = config.get("architectures") or []
+    if not kinds:
         return all(kind == "CAUSAL_LM" for kind in types)
     kind, encodes = str(kinds[0]), bool(config.get("is_encoder_decoder"))
     beside = kind.endswith("ForConditionalGeneration") and isinstance(config.get("text_config"), Mapping)

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.output._added_tokens import list_added_tokens, write_json
-from submerge.engine.output._side_files import write_text
+from submerge.engine.output._added_tokens import check_ids, list_added_tokens
+from submerge.engine.output._text_files import edit_json, write_text
 from submerge.engine.plan import OutputVocabulary, with_token_ids
-from submerge.errors import WorkError, few
-from submerge.store import edited_text_parts, read_json, read_vocabulary, with_vocabulary_size
+from submerge.store import edited_text_parts, read_vocabulary, with_vocabulary_size
 
 __all__ = ["write_vocabulary_files"]
 
@@ -37,21 +36,13 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
         return with_token_ids(part, ids, vocabulary.token_ids) | known
 
     of_config = partial(renumbered, special=vocabulary.special.config)
-    _edit(folder / "config.json", lambda config: _resized(edited_text_parts(config, of_config), vocabulary))
-    _edit(folder / "generation_config.json", partial(renumbered, special=vocabulary.special.generation))
+
+    def of_all(config: Mapping[str, Any]) -> dict[str, Any]:
+        return with_vocabulary_size(edited_text_parts(config, of_config), vocabulary.rows)
+
+    edit_json(folder / "config.json", of_all)
+    edit_json(folder / "generation_config.json", partial(renumbered, special=vocabulary.special.generation))
     _check(vocabulary, folder)
-
-
-def _resized(config: Mapping[str, Any], vocabulary: OutputVocabulary) -> dict[str, Any]:
-    return with_vocabulary_size(config, vocabulary.rows)
-
-
-def _edit(path: Path, edit: Any) -> None:
-    """Write a configuration anew where an edit changes it."""
-    if path.is_file():
-        config = read_json(path)
-        if (edited := edit(config)) != config:
-            write_json(path, edited)
 
 
 def _check(vocabulary: OutputVocabulary, folder: Path) -> None:
@@ -60,8 +51,4 @@ def _check(vocabulary: OutputVocabulary, folder: Path) -> None:
     tokens = None if written is None else written.tokens
     if tokens is None:  # a sentencepiece file, copied byte for byte
         return
-    planned = vocabulary.tokenizer.ids
-    wrong = [f"{t!r}: {tokens.get(t)}, not {id_}" for t, id_ in planned.items() if tokens.get(t) != id_]
-    if wrong:
-        what = f"the tokenizer that was written numbers tokens otherwise than planned ({few(wrong)})"
-        raise WorkError(f"{folder}: {what} — try another version of tokenizers")
+    check_ids(folder, vocabulary.tokenizer.ids, tokens, "tokenizers")

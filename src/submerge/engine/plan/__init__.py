@@ -38,7 +38,6 @@ from submerge.engine.plan.mixtures import is_feed_forward
 from submerge.engine.plan.projectors import (
     MUCH_OVERLAP,
     ProjectorPlan,
-    ProjectorScore,
     TaskStatistics,
     bank_rows,
     choose_score,
@@ -57,11 +56,9 @@ from submerge.engine.plan.tensors import (
     range_length,
     read_length,
     stores_transposed,
-    torch_dtype,
 )
 from submerge.engine.plan.tokens import (
     OutputVocabulary,
-    SharedToken,
     SharedTokens,
     add_tokens,
     beyond_rows,
@@ -82,9 +79,7 @@ __all__ = [
     "MixturePlan",
     "OutputVocabulary",
     "ProjectorPlan",
-    "ProjectorScore",
     "Settings",
-    "SharedToken",
     "SharedTokens",
     "SpecialistPlan",
     "TaskStatistics",
@@ -124,7 +119,6 @@ __all__ = [
     "stores_transposed",
     "stream_model",
     "stream_parts",
-    "torch_dtype",
     "virtual_model",
     "with_token_ids",
     "with_token_rows",

@@ -20,7 +20,7 @@ from submerge.engine.plan.tensors import Budget, GatePlan, TensorPlan
 from submerge.engine.plan.tokens import DonorRows, TokenPlan
 from submerge.errors import few, size
 from submerge.recipe import Recipe
-from submerge.store import MANIFEST, MODALITIES, Checkpoint, GateRecord, Shard, is_tokenizer_file
+from submerge.store import MANIFEST, MODALITIES, Checkpoint, GateRecord, Shard, TensorEntry, is_tokenizer_file
 
 __all__ = ["MergePlan"]
 
@@ -77,6 +77,11 @@ class MergePlan:
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
     virtual_reads: int = 0
+
+    @cached_property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """The output's tensors by name, with their places in the shards."""
+        return {name: entry for shard in self.shards for name, entry in shard.entries.items()}
 
     @cached_property
     def licences(self) -> Mapping[str, Mapping[str, str]]:

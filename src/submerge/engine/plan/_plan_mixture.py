@@ -121,13 +121,14 @@ class _MixturePlanner:
         """Return the plan, without its tokenizer."""
         inputs = self._renamed()
         tensors = tuple(self._tensor(weight, inputs) for weight in self.weights.all)
+        used = {(weight.model, weight.source) for weight in self.weights.all}
         return MergePlan(
             recipe=self.recipe,
             settings=settings,
             inputs=inputs,
             tensors=tensors,
             shards=weight_files(self.weights.base, tensors, settings),
-            unused=self._unused(),
+            unused=self.inputs.unused(used, range(len(self.inputs.models))),
             warnings=(
                 *input_warnings(self.inputs, {}, tensors),
                 *rounding_warnings(inputs, tensors, self.recipe.dtype),
@@ -162,7 +163,7 @@ class _MixturePlanner:
         base, model = self.weights.base, inputs.models[weight.model]
         entry = model.tensors[weight.name]
         of_base = base.tensors.get(weight.source, base.tensors[dense_name(0, "gate_proj")])
-        member = Input(weight.model, entry, patch=bool(model.adapter and weight.name in model.adapter.parts))
+        member = Input(weight.model, entry, patch=model.part(weight.name) is not None)
         is_base = weight.expert is None and weight.model == 0
         return TensorPlan(
             name=weight.name,
@@ -182,15 +183,6 @@ class _MixturePlanner:
             gates = {name for names in self.weights.gate_names for name in names}
             return "a gate" if weight.name in gates else "zeros"
         return f"of {self.inputs.models[weight.model].label}"
-
-    def _unused(self) -> dict[int, tuple[str, ...]]:
-        """Return, for each model, its tensors that no output reads."""
-        used = {(weight.model, weight.source) for weight in self.weights.all}
-        unused = {
-            position: tuple(name for name in model.tensors if (position, name) not in used)
-            for position, model in enumerate(self.inputs.models)
-        }
-        return {position: names for position, names in unused.items() if names}
 
     def _held(self) -> int:
         """Return the bytes that the base takes, if prompts run through it before the work."""

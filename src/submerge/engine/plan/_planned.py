@@ -22,14 +22,13 @@ def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint | None:
         return None
     reference = plan.inputs.reference_model
     config = plan.config or reference.config
-    entries = {tensor: entry for shard in plan.shards for tensor, entry in shard.entries.items()}
     virtual = virtual_model(plan) if plan.virtual_reads else None
     return Checkpoint(
         label=name,
         path=reference.path,
         revision=None,
-        tensors={tensor: replace(e, file=Path(name) / str(e.file)) for tensor, e in entries.items()},
-        shards={} if virtual else {tensor: str(entry.file) for tensor, entry in entries.items()},
+        tensors={tensor: replace(e, file=Path(name) / str(e.file)) for tensor, e in plan.entries.items()},
+        shards={} if virtual else {tensor: str(entry.file) for tensor, entry in plan.entries.items()},
         config=(untied(config) if plan.unties else dict(config)) if config else None,
         side_files=reference.side_files,
         links=reference.links,

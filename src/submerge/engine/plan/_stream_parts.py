@@ -75,7 +75,7 @@ def composed_bytes(plan: MergePlan) -> int:
 
 def _stream_part(plan: MergePlan, place: Specialist, tensor: TensorPlan) -> StreamPart:
     model, name = stream_model(place, plan.models), tensor.name
-    part = model.adapter.parts.get(name) if model.adapter else None
+    part = model.part(name)
     is_base = _begins_as_base(plan, model, name)
     if part is None and is_base:
         return StreamPart("the base's values", rank=0)

@@ -34,23 +34,15 @@ def unused_tensors(
 
     Encoders that all projectors share are the base's, and those of the models are the same.
     """
-    used: dict[int, set[str]] = {}
+    used = {(member.model, member.entry.name) for tensor in tensors for member in tensor.members}
     for task in gate.tasks if gate else ():
-        used.setdefault(task.model, set()).update(task.head)
+        used.update((task.model, name) for name in task.head)
     for own in composition.specialists if composition else ():
-        used.setdefault(own.specialist.model, set()).update(own.modules)
-    for tensor in tensors:
-        for member in tensor.members:
-            used.setdefault(member.model, set()).add(member.entry.name)
+        used.update((own.specialist.model, name) for name in own.modules)
     if projectors is not None:
         shared = list(filter(projectors.parts.in_encoder, inputs.reference_model.tensors))
-        for index in inputs.participants:
-            used.setdefault(index, set()).update(shared)
-    unused = {
-        index: tuple(name for name in inputs.models[index].tensors if name not in used.get(index, ()))
-        for index in sorted(set(inputs.participants))
-    }
-    return {index: names for index, names in unused.items() if names}
+        used.update((index, name) for index in inputs.participants for name in shared)
+    return inputs.unused(used, sorted(set(inputs.participants)))
 
 
 def input_warnings(

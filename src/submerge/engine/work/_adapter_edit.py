@@ -6,13 +6,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from threading import RLock
 from typing import TypeAlias
 
 from submerge.algebra import lengths
 from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan
-from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, RowMap, Rows, TensorEntry, Transformed
+from submerge.store import (
+    Adapter,
+    Checkpoint,
+    FileTable,
+    LowRankPart,
+    Once,
+    RowMap,
+    Rows,
+    TensorEntry,
+    Transformed,
+)
 
 __all__ = ["AdapterEdit", "AddedProduct", "AddedUpdate", "adapter_edit", "adapter_edits"]
 
@@ -47,16 +56,11 @@ class _FactorPair:
 
     def __init__(self, adapter: Adapter, name: str, table: FileTable, *, double: bool) -> None:
         self._adapter, self._name, self._table, self._double = adapter, name, table, double
-        self._lock = RLock()
-
-    @cached_property
-    def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._adapter.factors(self._name, self._table, double=self._double)
+        self._pair = Once[tuple[torch.Tensor, torch.Tensor]]()  # workers come to one tensor at once
 
     @property
     def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._lock:  # workers come to one tensor at once: the first one reads, the others wait for it
-            return self._pair
+        return self._pair.of(lambda: self._adapter.factors(self._name, self._table, double=self._double))
 
     @cached_property
     def magnitude(self) -> torch.Tensor | None:
@@ -173,16 +177,13 @@ class TransposedDora(Dora):
 
     def __init__(self, factors: _FactorPair) -> None:
         super().__init__(factors)
-        self._lock, self._columns = RLock(), torch.empty(0)
+        self._columns = Once[torch.Tensor]()
 
     def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
         # a norm of a column needs all rows: the first range pays one more pass over the weight for all others
-        with self._lock:
-            if not self._columns.numel():
-                self._columns = self._magnitude.double() / self._squares(read, rows.dtype).sqrt()
-        return self._columns.to(rows)
+        return self._columns.of(lambda: self._magnitude.double() / self._squares(read).sqrt()).to(rows)
 
-    def _squares(self, read: Read, dtype: torch.dtype) -> torch.Tensor:
+    def _squares(self, read: Read) -> torch.Tensor:
         """Return the squared norm of each column of W + B A, read a block of rows at a time."""
         width, height = self.factors.width, self.factors.pair[0].shape[0]
         squares = torch.zeros(width, dtype=torch.float64)
@@ -199,20 +200,14 @@ class MultipliedRows(ChangedRows):
 
     def __init__(self, adapter: Adapter, name: str, table: FileTable, width: int) -> None:
         self._adapter, self._name, self._table, self._width = adapter, name, table, width
-        self._lock = RLock()
+        self._row_map = Once[RowMap]()
 
     @property
     def width(self) -> int:
         return self._width
 
-    @cached_property
-    def _row_map(self) -> RowMap:
-        return self._adapter.row_map(self._name, self._table)
-
     def new_rows(self, rows: torch.Tensor, top: int, read: Read) -> torch.Tensor:
-        with self._lock:  # as of factors: the first worker reads
-            row_map = self._row_map
-        return row_map(rows, top)
+        return self._row_map.of(lambda: self._adapter.row_map(self._name, self._table))(rows, top)
 
 
 class ReplacedRows(AdapterEdit):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from submerge.algebra import Dense, LowRank, Streamed, Update, factored, weighted_sum
 from submerge.deferred import torch
-from submerge.engine.plan import TensorPlan, torch_dtype
+from submerge.engine.plan import TensorPlan
 from submerge.engine.work._adapter_edit import AddedProduct
 from submerge.engine.work._chunk_reader import ChunkReader, ranges
 from submerge.engine.work._matrix import decomposing, decomposition
@@ -21,7 +21,7 @@ from submerge.engine.work._range_target import memory_target
 from submerge.engine.work._record import RangeRecord
 from submerge.methods import Merged
 from submerge.recipe import OutputForm
-from submerge.store import DTYPES, byte_view
+from submerge.store import read_elements, torch_dtype
 
 __all__ = ["AdapterSink", "ModuleTarget", "adapter_passes"]
 
@@ -126,9 +126,8 @@ def _in_memory(
 
 def _copied(reader: ChunkReader) -> torch.Tensor:
     """Return the reference's values of a tensor that is not merged."""
-    values = torch.empty(reader.plan.shape, dtype=DTYPES[reader.plan.dtype].torch)
-    reader.sources[0].read(0, reader.plan.numel, byte_view(values))
-    return values
+    plan = reader.plan
+    return read_elements(reader.sources[0], plan.dtype, 0, plan.numel).view(plan.shape)
 
 
 def _rows(reader: ChunkReader, update: torch.Tensor, record: RangeRecord) -> torch.Tensor:

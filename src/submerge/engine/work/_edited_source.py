@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from submerge.deferred import torch
-from submerge.engine.plan import torch_dtype
 from submerge.engine.work._adapter_edit import adapter_edit
 from submerge.engine.work._input_reader import InputReader
-from submerge.store import Checkpoint, FileTable
+from submerge.store import Checkpoint, FileTable, torch_dtype
 
 __all__ = ["EditedSource"]
 

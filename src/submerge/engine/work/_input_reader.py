@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from submerge.deferred import np, npt, torch
-from submerge.engine.plan import Input, torch_dtype
+from submerge.engine.plan import Input
 from submerge.engine.work._adapter_edit import AdapterEdit, AddedUpdate
 from submerge.kernels import count_nonfinite, load
-from submerge.store import DTYPES, Source, blocks, byte_view
+from submerge.store import DTYPES, Source, blocks, read_elements
 
 __all__ = ["InputReader", "input_readers"]
 
@@ -69,9 +69,7 @@ class InputReader:
     def read(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return elements [start, stop) of the source as they are, without the edit."""
         assert self.source is not None
-        raw = torch.empty(stop - start, dtype=torch_dtype(self.code))
-        self.source.read(start, stop - start, byte_view(raw))
-        return raw.to(dtype)
+        return read_elements(self.source, self.code, start, stop - start).to(dtype)
 
     def reads_as(self, other: InputReader, numel: int) -> bool:
         """Return whether the first `numel` elements of two sources are of one type and have equal bytes."""

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from submerge.algebra import Dense, LowRank, Streamed, Update, Zero, weighted_sum
 from submerge.deferred import torch
-from submerge.engine.plan import HELD, TensorPlan, torch_dtype
+from submerge.engine.plan import HELD, TensorPlan
 from submerge.engine.work._adapter_edit import AddedProduct
 from submerge.engine.work._chunk_reader import ChunkReader
 from submerge.engine.work._input_reader import InputReader
 from submerge.engine.work._passes import Pass, single
 from submerge.errors import WorkError
 from submerge.methods import Merged
+from submerge.store import torch_dtype
 
 __all__ = ["decomposing", "decomposition", "elements", "input_updates"]
 

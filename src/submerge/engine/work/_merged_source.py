@@ -14,7 +14,7 @@ from submerge.engine.work._range_passes import fold_pass, fold_without_reduction
 from submerge.engine.work._range_target import RangeTarget
 from submerge.engine.work._workspace import Workspace
 from submerge.methods import Fold
-from submerge.store import DTYPES, Checkpoint, FileTable, RowSource, Source, TensorEntry
+from submerge.store import Checkpoint, FileTable, RowSource, Source, TensorEntry
 
 __all__ = ["merged_tensors"]
 
@@ -25,8 +25,9 @@ def merged_tensors(plan: MergePlan) -> dict[str, RowSource]:
     Every element must depend on the models' same elements alone (`can_be_virtual`). The bytes are those that
     the merge would write.
     """
-    entries = {name: entry for shard in plan.shards for name, entry in shard.entries.items()}
-    return {t.name: _MergedTensor(t, entries[t.name], plan.models, plan.recipe.seed) for t in plan.tensors}
+    return {
+        t.name: _MergedTensor(t, plan.entries[t.name], plan.models, plan.recipe.seed) for t in plan.tensors
+    }
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _MergedSource:
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`."""
-        sink = _Buffer(start, DTYPES[self.entry.dtype].itemsize, into.cast("B"))
+        sink = _Buffer(start, self.entry.itemsize, into.cast("B"))
         target = RangeTarget(0, self.entry, sink, lambda record: None, hashed=False)
         one = Range(0, start, start + count)
         with _spaces.borrowed() as space:

@@ -10,7 +10,7 @@ from typing import Any
 
 from submerge import kernels
 from submerge.deferred import np, npt, torch
-from submerge.errors import WorkError
+from submerge.errors import WorkError, counted
 from submerge.kernels import array_type
 from submerge.store import DTYPES
 
@@ -69,10 +69,9 @@ def nonfinite_error(nonfinite: Mapping[str, Mapping[str, int]]) -> WorkError:
         for name, counts in list(nonfinite.items())[:SHOWN]
     ]
     shown += [f"  … and {len(nonfinite) - SHOWN} tensors more"] if len(nonfinite) > SHOWN else []
-    tensors = "1 tensor" if len(nonfinite) == 1 else f"{len(nonfinite)} tensors"
     of_inputs = any(counts.keys() - {IN_OUTPUT} for counts in nonfinite.values())
     of_variances = not of_inputs and all(map(is_variance, nonfinite))
     what = "Negative variances" if of_variances else "NaN or Inf"
     hint = MEND_INPUTS if of_inputs else MEND_VARIANCES if of_variances else WIDEN_OUTPUT
     hint += ", or allow them with --allow-nonfinite (--resume keeps the work that is done)"
-    return WorkError("\n".join([f"{what} in {tensors} — {hint}:", *shown]))
+    return WorkError("\n".join([f"{what} in {counted(len(nonfinite), 'tensor')} — {hint}:", *shown]))

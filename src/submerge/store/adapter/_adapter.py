@@ -35,9 +35,9 @@ from submerge.store.format import (
     Source,
     TensorEntry,
     blocks,
-    byte_view,
     file_digest,
     joined,
+    read_elements,
 )
 
 __all__ = ["Adapter"]
@@ -294,11 +294,8 @@ class Adapter:
         return MemorySource(self.memory[entry.name]) if entry.file is None else table.source(entry)
 
     def _floats(self, entry: TensorEntry, table: FileTable) -> torch.Tensor:
-        values = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-        self.source(entry, table).read(0, entry.numel, byte_view(values))
-        if DTYPES[entry.dtype].kind != "float" or entry.dtype == "F64":
-            return values
-        return values.float()
+        values = read_elements(self.source(entry, table), entry.dtype, 0, entry.numel).view(entry.shape)
+        return values.float() if entry.is_float and entry.dtype != "F64" else values
 
 
 def _is_plain(part: Part) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from submerge.errors import Problem, RequestError, few
-from submerge.names import NameMatch, layer_of, match_names
+from submerge.names import NameMatch, has_match, layer_of, match_names
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._computed import ComputedUpdate, SizedUpdate
 from submerge.store.adapter._experts import experts_apart, settled_experts
@@ -133,7 +133,7 @@ def _matched(
         return match_names(list(parts), available, where)
     except RequestError:
         dense = [name for name, part in parts.items() if not isinstance(part, LowRankPart)]
-        new = {name for name in dense if not _has_match(name, available)}
+        new = {name for name in dense if not has_match(name, available)}
         heads = {name: part for name, part in parts.items() if name in new and isinstance(part, Replace)}
         biases = [name for name in new if isinstance(parts[name], Add) and name.endswith(".bias")]
         experts = _of_packed_experts(parts, available)
@@ -173,15 +173,7 @@ def _of_packed_experts(parts: Mapping[str, Part], available: Sequence[str]) -> s
     """Return the parts of single experts, where the base has tensors of all experts of a layer."""
     single = {name for name in parts if _EXPERT.search(name)}
     packs = any(_PACKED.search(name) for name in available)
-    return single if packs and single and not _has_match(min(single), available) else set()
-
-
-def _has_match(name: str, available: Sequence[str]) -> bool:
-    try:
-        match_names([name], available)
-    except RequestError:
-        return False
-    return True
+    return single if packs and single and not has_match(min(single), available) else set()
 
 
 def _shape(part: Part) -> tuple[int, ...]:

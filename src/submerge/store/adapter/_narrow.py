@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from submerge.deferred import torch
 from submerge.store.adapter._lora_names import is_of_lora
-from submerge.store.format import DTYPES, FileTable, InMemory, TensorEntry, byte_view, memory_entry
+from submerge.store.format import (
+    DTYPES,
+    FileTable,
+    InMemory,
+    TensorEntry,
+    memory_entry,
+    read_elements,
+)
 
 __all__ = ["narrow_factors", "narrow_tensors", "widened"]
 
@@ -48,8 +55,8 @@ def widened(
         for key in names:
             stored = memory.get(key)
             if stored is None:
-                stored = torch.empty(entries[key].shape, dtype=DTYPES[entries[key].dtype].torch)
-                table.source(entries[key]).read(0, entries[key].numel, byte_view(stored))
+                entry = entries[key]
+                stored = read_elements(table.source(entry), entry.dtype, 0, entry.numel).view(entry.shape)
             assert isinstance(stored, torch.Tensor)
             values[key] = stored.bfloat16()
     wide = {key: memory_entry(key, tensor) for key, tensor in values.items()}

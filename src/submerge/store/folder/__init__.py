@@ -1,6 +1,6 @@
 """Folders of models as people have them: weight files, configurations, tokenizers, the Hub."""
 
-from submerge.store.folder._byte_tokens import TEKKEN
+from submerge.store.folder._byte_tokens import TEKKEN, byte_characters
 from submerge.store.folder._chat_template import read_chat_template, write_chat_template
 from submerge.store.folder._computation import unlike_computation
 from submerge.store.folder._config import (
@@ -18,7 +18,7 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_config, fetch_tokenizer
 from submerge.store.folder._index import read_index
-from submerge.store.folder._input_settings import input_settings, module_folders
+from submerge.store.folder._input_settings import input_settings
 from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
 from submerge.store.folder._manifest import (
@@ -67,6 +67,7 @@ __all__ = [
     "Vocabulary",
     "VocabularyDiff",
     "WeightFiles",
+    "byte_characters",
     "can_untie",
     "choose_adapter",
     "choose_weights",
@@ -84,7 +85,6 @@ __all__ = [
     "left_out",
     "load_tokenizer",
     "locate",
-    "module_folders",
     "pickle_refusal",
     "quantised_config",
     "read_chat_template",

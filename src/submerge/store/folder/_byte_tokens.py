@@ -8,7 +8,7 @@ from pathlib import Path
 
 from submerge.store.format import read_json
 
-__all__ = ["TEKKEN", "read_tekken", "read_tiktoken"]
+__all__ = ["TEKKEN", "byte_characters", "read_tekken", "read_tiktoken"]
 
 TEKKEN = "tekken.json"
 
@@ -44,13 +44,13 @@ def read_tiktoken(path: Path) -> dict[str, int]:
 
 def _spelled(token: bytes) -> str:
     """Return bytes as byte-level BPE writes them: each as a printable character (GPT-2's table)."""
-    table = _characters()
+    table = byte_characters()
     return "".join(table[byte] for byte in token)
 
 
 @cache
-def _characters() -> tuple[str, ...]:
-    """Return the character that stands for each byte: itself where it is printable, else one above 255."""
+def byte_characters() -> tuple[str, ...]:
+    """Return the character of each byte in byte-level BPE: itself where printable, else one above 255."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return tuple(chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256))

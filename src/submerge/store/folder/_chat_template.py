@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from submerge.store.format import read_json
+from submerge.store.format import optional_json, read_json
 
 __all__ = ["read_chat_template", "write_chat_template"]
 
@@ -26,10 +26,9 @@ def read_chat_template(folder: Path) -> str | None:
     if (folder / _TEXT).is_file():
         return (folder / _TEXT).read_text(encoding="utf-8", errors="replace")
     for name in (_CONFIG, _PROCESSOR):
-        if (folder / name).is_file():
-            found = _default(read_json(folder / name).get(_KEY))
-            if found is not None:
-                return found
+        found = _default(optional_json(folder / name).get(_KEY))
+        if found is not None:
+            return found
     return None
 
 

@@ -89,7 +89,7 @@ def quantised_config(
 
 def _has_floats(entry: TensorEntry) -> bool:
     """Return whether a tensor is of floats, or of what no weights are packed into."""
-    return DTYPES[entry.dtype].kind == "float" or entry.dtype in ("BOOL", "I64") or len(entry.shape) < 2
+    return entry.is_float or entry.dtype in ("BOOL", "I64") or len(entry.shape) < 2
 
 
 def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> list[Problem]:

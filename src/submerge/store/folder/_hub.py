@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -82,21 +82,21 @@ def fetch(
 
 def fetch_tokenizer(repo_id: str, revision: str | None = None) -> Fetched:
     """Return a repository of which the tokenizer's files alone are downloaded; raises as `fetch` does."""
-    hub = _library()
-    names = _listed(hub, repo_id, revision)
-    if isinstance(names, Fetched):
-        return names
-    folder = _download(hub, repo_id, revision, tokenizer_files(names))
-    return Fetched(folder, folder.name)
+    return _fetch_small(repo_id, revision, tokenizer_files)
 
 
 def fetch_config(repo_id: str, revision: str | None = None) -> Fetched:
     """Return a repository of which the configuration alone is downloaded; raises as `fetch` does."""
+    return _fetch_small(repo_id, revision, {"config.json"}.intersection)
+
+
+def _fetch_small(repo_id: str, revision: str | None, choose: Callable[[list[str]], Iterable[str]]) -> Fetched:
+    """Return a repository of which those files alone are downloaded that are chosen among its names."""
     hub = _library()
     names = _listed(hub, repo_id, revision)
     if isinstance(names, Fetched):
         return names
-    folder = _download(hub, repo_id, revision, {"config.json"}.intersection(names))
+    folder = _download(hub, repo_id, revision, choose(names))
     return Fetched(folder, folder.name)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import RequestError
-from submerge.store.format import read_json
+from submerge.store.format import lenient_json
 
 __all__ = ["MODULES", "input_settings", "module_folders"]
 
@@ -58,25 +57,18 @@ def input_settings(folder: Path, config: Mapping[str, Any] | None) -> dict[str, 
     """
     told: dict[str, Any] = {}
     for file, prefix in _PROCESSORS.items():
-        told |= _processor(_table(folder / file), prefix)
-    processor = _table(folder / "processor_config.json")
+        told |= _processor(lenient_json(folder / file), prefix)
+    processor = lenient_json(folder / "processor_config.json")
     for key, prefix in _PARTS.items():
         told |= _processor(processor.get(key), prefix)
     told |= _of_pixels((config or {}).get("pretrained_cfg"))
-    told |= _of_pixels(_table(folder / "open_clip_config.json").get("preprocess_cfg"))
+    told |= _of_pixels(lenient_json(folder / "open_clip_config.json").get("preprocess_cfg"))
     return told | dict(_sentences(folder))
 
 
 def module_folders(folder: Path) -> tuple[str, ...]:
     """Return the subfolders that the modules of Sentence Transformers have, in their order."""
     return tuple(path for _, path in _modules(folder) if path)
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path) if path.is_file() else {}
-    except RequestError:
-        return {}
 
 
 def _processor(table: Any, prefix: str) -> dict[str, Any]:
@@ -125,11 +117,11 @@ def _sentences(folder: Path) -> Iterator[tuple[str, Any]]:
         yield MODULES, [kind for kind, _ in modules]
     for kind, place in modules:
         if kind == "Pooling":
-            yield "pooling", _pooling(_table(folder / place / "config.json"))
-    prompts = _table(folder / "config_sentence_transformers.json").get("prompts")
+            yield "pooling", _pooling(lenient_json(folder / place / "config.json"))
+    prompts = lenient_json(folder / "config_sentence_transformers.json").get("prompts")
     if isinstance(prompts, Mapping) and any(prompts.values()):
         yield "prompts", {key: text for key, text in prompts.items() if text}
-    lowers = _table(folder / "sentence_bert_config.json").get("do_lower_case")
+    lowers = lenient_json(folder / "sentence_bert_config.json").get("do_lower_case")
     if isinstance(lowers, bool):
         yield "do_lower_case", lowers
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import quietly, required
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, few, first_line
 from submerge.store.folder._tokenizer import named_code
 
 __all__ = ["load_tokenizer"]
@@ -29,8 +29,7 @@ def load_tokenizer(folder: Path) -> Any:
         with quietly(transformers.logging):
             return kind.from_pretrained(folder, local_files_only=True, **code)
     except Exception as error:  # of any kind: a broken file fails where the library first trips over it
-        told = str(error).strip().partition("\n")[0].rstrip(" :")
-        what = f"transformers cannot load the tokenizer ({told})"
+        what = f"transformers cannot load the tokenizer ({first_line(error).rstrip(' :')})"
         hint = "repair its files, or copy those of a model with the same tokens in their place"
         if not any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
             hint = "add its tokenizer_config.json, which names its class"

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import RequestError
 from submerge.store.folder._byte_tokens import TEKKEN
 from submerge.store.folder._sentencepiece import rules_digest
 from submerge.store.folder._tokenizer import SENTENCEPIECE_FILES
-from submerge.store.format import read_json
+from submerge.store.format import lenient_json
 
 __all__ = ["Tokenization", "read_tokenization", "unlike_settings"]
 
@@ -66,11 +65,11 @@ def read_tokenization(folder: Path, *, steps: bool = True) -> Tokenization:
 
     Without `steps` nothing of its `tokenizer.json` is read.
     """
-    settings = _table(folder / "tokenizer_config.json")
-    table = _table(folder / "tokenizer.json") if steps else {}
+    settings = lenient_json(folder / "tokenizer_config.json")
+    table = lenient_json(folder / "tokenizer.json") if steps else {}
     model = table["model"] if isinstance(table.get("model"), dict) else {}
     of_model = {key: value for key, value in model.items() if key not in ("vocab", "merges") and value}
-    tekken = _table(folder / TEKKEN).get("config")
+    tekken = lenient_json(folder / TEKKEN).get("config")
     pattern = tekken.get("pattern") if isinstance(tekken, dict) else None
     told = {name: table[name] for name in _PARTS if table.get(name)}
     return Tokenization(
@@ -102,13 +101,6 @@ def unlike_settings(own: Tokenization, other: Tokenization) -> dict[str, tuple[b
 def _told(one: Tokenization, key: str, beside: Tokenization) -> bool | None:
     """Return a setting; None where it is not known, or two files of one form say it better."""
     return one.settings.get(key, None if beside.is_fast else one.implied.get(key))
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path) if path.is_file() else {}
-    except RequestError:
-        return {}
 
 
 def _implied(table: Mapping[str, Any]) -> dict[str, bool]:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from submerge.errors import Problem, RequestError
-from submerge.store.format import read_json
+from submerge.errors import Problem
+from submerge.store.format import lenient_json
 
 __all__ = ["SENTENCEPIECE_FILES", "TIKTOKEN", "Tokenizer", "is_tokenizer_file", "named_code"]
 
@@ -102,12 +102,7 @@ class Tokenizer:
 
 def named_code(folder: Path) -> tuple[Path, ...]:
     """Return the modules in the folder of the classes that `tokenizer_config.json` names (`auto_map`)."""
-    path = folder / "tokenizer_config.json"
-    try:
-        settings = read_json(path) if path.is_file() else {}
-    except RequestError:  # who reads it for more says what is wrong
-        return ()
-    classes = settings.get("auto_map")
+    classes = lenient_json(folder / "tokenizer_config.json").get("auto_map")
     classes = classes.get("AutoTokenizer") if isinstance(classes, Mapping) else classes
     named = classes if isinstance(classes, list) else [classes]
     # what lies in another repository is written repo--module.Class

@@ -12,7 +12,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store.folder._byte_tokens import TEKKEN, read_tekken, read_tiktoken
 from submerge.store.folder._sentencepiece import count_pieces
 from submerge.store.folder._tokenizer import SENTENCEPIECE_FILES, TIKTOKEN
-from submerge.store.format import read_json
+from submerge.store.format import optional_json, read_json
 
 __all__ = ["Vocabulary", "read_vocabulary"]
 
@@ -118,8 +118,8 @@ def _lines(path: Path) -> dict[str, int]:
 def _added(folder: Path) -> dict[str, int]:
     """Return the tokens that the files beside a vocabulary add to it, the newer spelling first."""
     config, older = folder / "tokenizer_config.json", folder / "added_tokens.json"
-    tokens = _mapping(older, read_json(older, _HINT), "the file") if older.is_file() else {}
-    added = read_json(config, _HINT).get("added_tokens_decoder") if config.is_file() else None
+    tokens = _mapping(older, optional_json(older, _HINT), "the file")
+    added = optional_json(config, _HINT).get("added_tokens_decoder")
     if added is None:
         return tokens
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from submerge.errors import counted
 from submerge.store.folder._vocabulary import Vocabulary
 
 __all__ = ["VocabularyDiff", "compare_vocabularies"]
@@ -42,15 +43,13 @@ class VocabularyDiff:
             (self.missing_in_b, b, self.examples_missing_in_b),
         ):
             if count:
-                parts.append(f"{_tokens(count)} missing in {side} ({_list(map(repr, shown), count)})")
+                parts.append(
+                    f"{counted(count, 'token')} missing in {side} ({_list(map(repr, shown), count)})"
+                )
         if self.moved:
             shown = tuple(f"{token!r}: {in_a} and {in_b}" for token, in_a, in_b in self.examples_moved)
-            parts.append(f"{_tokens(self.moved)} with other ids ({_list(shown, self.moved)})")
+            parts.append(f"{counted(self.moved, 'token')} with other ids ({_list(shown, self.moved)})")
         return "; ".join(parts)
-
-
-def _tokens(count: int) -> str:
-    return "1 token" if count == 1 else f"{count} tokens"
 
 
 def _list(shown: Iterable[str], count: int) -> str:

@@ -17,7 +17,7 @@ from submerge.errors import writing
 from submerge.store.format._byte_view import byte_view
 from submerge.store.format._digest import file_digest, hasher
 from submerge.store.format._disk import whole_file
-from submerge.store.format._dtypes import DTYPES, dtype_named
+from submerge.store.format._dtypes import dtype_named
 from submerge.store.format._file_table import FileTable
 from submerge.store.format._header import TensorEntry, read_header
 from submerge.store.format._header_bytes import encode_header
@@ -95,7 +95,7 @@ def write_bank(folder: Path, tensors: Iterable[BankTensor]) -> tuple[Shard, dict
         for tensor in listed:
             source, target = tensor.open(table), shard.entries[tensor.name]
             of_tensor = hasher()
-            for start, block in blocks(source, 0, target.numel, DTYPES[target.dtype].itemsize):
+            for start, block in blocks(source, 0, target.numel, target.itemsize):
                 of_tensor.update(block)
                 writer.write(target, start, block)
             digests[tensor.name] = of_tensor.hexdigest()

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from submerge.deferred import torch
 
-__all__ = ["DTYPES", "DType", "Kind", "dtype_named"]
+__all__ = ["DTYPES", "DType", "Kind", "dtype_named", "torch_dtype"]
 
 Kind: TypeAlias = Literal["float", "integer", "bool", "quantised", "complex"]
 
@@ -99,3 +99,11 @@ def dtype_named(name: str | torch.dtype) -> str | None:
     `"bfloat16"`, `"BF16"`, `"torch.bfloat16"` and `torch.bfloat16` all give `"BF16"`.
     """
     return _NAMES.get(str(name).strip().lower().removeprefix("torch."))
+
+
+def torch_dtype(code: str) -> torch.dtype:
+    """Return the torch type of a safetensors dtype; raise `ValueError` for one that torch lacks."""
+    dtype = DTYPES[code].torch
+    if dtype is None:
+        raise ValueError(f"{code} has no torch type")
+    return dtype

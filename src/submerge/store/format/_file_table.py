@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Lock
 
 from submerge.errors import WorkError
-from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 from submerge.store.format._source import FileSource
 
@@ -34,7 +33,7 @@ class FileTable:
         """Tell the system that these elements will be read soon; a hint that never fails."""
         if entry.file is None or not hasattr(os, "posix_fadvise"):
             return
-        itemsize = DTYPES[entry.dtype].itemsize
+        itemsize = entry.itemsize
         fd = self._open(entry)
         try:
             os.posix_fadvise(fd, entry.offset + start * itemsize, count * itemsize, os.POSIX_FADV_WILLNEED)

@@ -39,6 +39,21 @@ class TensorEntry:
         """The number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element; 0 for types that do not fill whole bytes."""
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floating-point numbers, which alone are averaged."""
+        return DTYPES[self.dtype].kind == "float"
+
+    @classmethod
+    def in_memory(cls, name: str, dtype: str, shape: tuple[int, ...]) -> TensorEntry:
+        """Return the entry of a tensor that no file has: it is held, or computed when it is read."""
+        return cls(name, dtype, shape, None, 0, DTYPES[dtype].nbytes(shape) or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Header:

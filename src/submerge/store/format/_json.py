@@ -8,7 +8,9 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["read_json", "strict_json"]
+__all__ = ["lenient_json", "optional_json", "read_json", "strict_json"]
+
+_HINT = "repair the file, or download it again"
 
 
 def strict_json(raw: bytes) -> Any:
@@ -39,7 +41,7 @@ def strict_json(raw: bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path: Path, hint: str = "repair the file, or download it again") -> dict[str, Any]:
+def read_json(path: Path, hint: str = _HINT) -> dict[str, Any]:
     """Return the JSON object in a file; raise `RequestError` if it is unreadable or no object."""
     try:
         value = json.loads(path.read_bytes().decode("utf-8-sig"))
@@ -52,3 +54,16 @@ def read_json(path: Path, hint: str = "repair the file, or download it again") -
             Problem(f"holds a JSON {type(value).__name__} where an object is expected", str(path), hint)
         )
     return value
+
+
+def optional_json(path: Path, hint: str = _HINT) -> dict[str, Any]:
+    """Return the JSON object in a file as `read_json`, and an empty one where there is no file."""
+    return read_json(path, hint) if path.is_file() else {}
+
+
+def lenient_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, and an empty one where there is none, or it is broken."""
+    try:
+        return optional_json(path)
+    except (OSError, RequestError):  # a name too long, too; who reads it for more says what is wrong
+        return {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, few, first_line
 from submerge.store.format._dtypes import dtype_named
 from submerge.store.format._header import TensorEntry
 
@@ -31,21 +31,19 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise RequestError(_refused(path, str(error))) from None
+        raise RequestError(_refused(path, error)) from None
     except OSError as error:
         raise RequestError(Problem(f"cannot be read ({error.strerror})", str(path))) from None
     except Exception as error:  # damaged files end in any of a dozen exception types
-        first = (str(error) or "no details").splitlines()[0]
-        what = f"is not a readable PyTorch file ({type(error).__name__}: {first})"
+        what = f"is not a readable PyTorch file ({type(error).__name__}: {first_line(error)})"
         raise RequestError(Problem(what, str(path), "copy or download it again")) from None
     return _state(path, loaded)
 
 
-def _refused(path: Path, text: str) -> Problem:
-    name = re.search(r"(?:GLOBAL|global|class|function)\s+`?([A-Za-z_][\w]*(?:\.[\w<>]+)+)", text)
+def _refused(path: Path, error: pickle.UnpicklingError) -> Problem:
+    name = re.search(r"(?:GLOBAL|global|class|function)\s+`?([A-Za-z_][\w]*(?:\.[\w<>]+)+)", str(error))
     if name is None:
-        first = (text or "no details").splitlines()[0]
-        return Problem(f"is not a readable PyTorch file ({first})", str(path), _CONVERT)
+        return Problem(f"is not a readable PyTorch file ({first_line(error)})", str(path), _CONVERT)
     what = f"its pickle wants the class {name[1]}, which could run code; only tensors are allowed"
     return Problem(what, str(path), _CONVERT)
 
@@ -74,4 +72,4 @@ def memory_entry(name: str, tensor: torch.Tensor) -> TensorEntry:
     code = dtype_named(tensor.dtype)
     if code is None:
         raise ValueError(f"tensor {name} has the type {tensor.dtype}, which safetensors does not know")
-    return TensorEntry(name, code, tuple(tensor.shape), None, 0, tensor.numel() * tensor.element_size())
+    return TensorEntry.in_memory(name, code, tuple(tensor.shape))

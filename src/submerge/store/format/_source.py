@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from submerge.deferred import np
 from submerge.errors import WorkError
 from submerge.store.format._byte_view import InMemory, byte_view
-from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 
-__all__ = ["FileSource", "MemorySource", "Source", "blocks"]
+__all__ = ["ComputedSource", "FileSource", "MemorySource", "Source", "blocks"]
 
 BLOCK = 1 << 22
 """Bytes that are read at a time where all of a tensor is read and none of it is held."""
@@ -54,7 +54,7 @@ class FileSource:
     def __init__(self, fd: int, entry: TensorEntry) -> None:
         self._fd = fd
         self._entry = entry
-        self._itemsize = DTYPES[entry.dtype].itemsize
+        self._itemsize = entry.itemsize
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into`; raise `WorkError` if the file ends early or cannot be read."""
@@ -88,6 +88,17 @@ else:  # macOS
         data = os.pread(fd, min(len(buffer), 1 << 24), offset)
         buffer[: len(data)] = data
         return len(data)
+
+
+@dataclass(frozen=True)
+class ComputedSource:
+    """Ranges of a tensor that are computed when they are read, of `compute(start, count)`."""
+
+    compute: Callable[[int, int], InMemory]
+
+    def read(self, start: int, count: int, into: memoryview) -> None:
+        """Fill `into` with elements `start … start + count − 1`."""
+        into.cast("B")[:] = byte_view(self.compute(start, count))
 
 
 class MemorySource:

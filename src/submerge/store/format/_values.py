@@ -1,15 +1,16 @@
-"""Values of float tensors as arrays, whatever type a file has them in."""
+"""Values of tensors as arrays or tensors, whatever type a file has them in."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from submerge.deferred import np, npt
+from submerge.deferred import np, npt, torch
 from submerge.kernels import array_type, load, store
 from submerge.store.format._byte_view import byte_view
+from submerge.store.format._dtypes import torch_dtype
 from submerge.store.format._source import Source
 
-__all__ = ["read_values", "rounded"]
+__all__ = ["read_elements", "read_values", "rounded"]
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -20,6 +21,13 @@ def read_values(source: Source, dtype: str, start: int, count: int) -> Array:
     source.read(start, count, byte_view(raw))
     values = np.empty(count, np.float64 if dtype == "F64" else np.float32)
     load(dtype, raw, values)
+    return values
+
+
+def read_elements(source: Source, dtype: str, start: int, count: int) -> torch.Tensor:
+    """Return elements [start, start + count) of a tensor as they are stored, flat."""
+    values = torch.empty(count, dtype=torch_dtype(dtype))
+    source.read(start, count, byte_view(values))
     return values
 
 

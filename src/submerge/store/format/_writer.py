@@ -12,7 +12,6 @@ from typing import Protocol
 from submerge.errors import WorkError
 from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._disk import begin_writeback, pwrite_all, write_failure
-from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 from submerge.store.format._shards import Shard
 
@@ -77,7 +76,7 @@ class ShardWriter:
 
     def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
         """Write `data` at element `start`; raise `WorkError` when the disk is full or fails."""
-        first = start * DTYPES[entry.dtype].itemsize
+        first = start * entry.itemsize
         if start < 0 or first + data.nbytes > entry.nbytes:
             raise ValueError(f"bytes {first}…{first + data.nbytes} are outside tensor {entry.name}")
         if data.nbytes == 0:
@@ -130,5 +129,5 @@ class MemorySink:
 
     def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
         """Store `data` at element `start`."""
-        first = start * DTYPES[entry.dtype].itemsize
+        first = start * entry.itemsize
         byte_view(self._tensors[entry.name])[first : first + data.nbytes] = data

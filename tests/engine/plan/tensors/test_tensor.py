@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from engine.plan.helpers_plan import entry
 from submerge.engine import Input, TensorPlan
-from submerge.engine.plan import chunk_length, range_length, torch_dtype
+from submerge.engine.plan import chunk_length, range_length
 from submerge.engine.plan.tensors._tensor import Action
-from submerge.store import DTYPES
+from submerge.store import DTYPES, torch_dtype
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 
 from _tokenizers import fast_tokenizer, language_model, multimodal_model, special
 from engine.plan.helpers_plan import low_rank
-from submerge.engine.plan import Inputs, share_tokens, torch_dtype, with_token_rows
+from submerge.engine.plan import Inputs, share_tokens, with_token_rows
 from submerge.errors import RequestError
 from submerge.recipe import load_recipe
 from submerge.store import (
@@ -26,6 +26,7 @@ from submerge.store import (
     TensorEntry,
     byte_view,
     open_checkpoint,
+    torch_dtype,
 )
 
 EMBEDDING, HEAD, BIAS = "model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class SpecialistPlan:
     def owner(self, name: str, models: Sequence[Checkpoint]) -> int:
         """Return the position of the model that has one of its own tensors as it was trained."""
         stream = self.specialist.stream
-        return self.specialist.model if stream is None or name not in _changed(models[stream]) else stream
+        return self.specialist.model if stream is None or name not in models[stream].edited else stream
 
     @property
     def parts(self) -> tuple[int, bool, int | None]:
@@ -215,7 +215,7 @@ def stream_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
     tables = [t.name for t in tensors if t.action == "merge" and t.table and not t.has_streams]
     warnings = []
     for model in (inputs.models[own.stream] for own in inputs.specialists if own.stream is not None):
-        if left := [name for name in tables if name in _changed(model)]:
+        if left := [name for name in tables if name in model.edited]:
             what = f"changes {few(left)}, which is left out: all tokens have the merged embeddings and head"
             warnings.append(f"{model.label}: {what}")
     return warnings
@@ -227,15 +227,10 @@ def _edited_twice(
     """Return a problem where both adapters of a specialist change its own modules."""
     if specialist.stream is None or specialist.stream == specialist.model:
         return []
-    first, second = (_changed(inputs.models[i]) for i in (specialist.model, specialist.stream))
+    first, second = (inputs.models[i].edited for i in (specialist.model, specialist.stream))
     both = [name for name in modules if name in first and name in second]
     if not both:
         return []
     what = f"both adapters of {specialist.modality} change its own modules: {few(both)}"
     hint = "train one of them without these, or take them out of its file and of its modules_to_save"
     return [Problem(what, specialist.where or "models", hint)]
-
-
-def _changed(model: Checkpoint) -> Collection[str]:
-    """Return the tensors that a model's adapter changes, or has in the place of the model's own."""
-    return {*model.adapter.parts, *model.adapter.replaced} if model.adapter else ()

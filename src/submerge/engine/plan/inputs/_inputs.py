@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,12 +113,23 @@ class Inputs:
         """The reference, and the models that are merged, by their positions."""
         return {i: self.models[i] for i in dict.fromkeys([self.reference, *self.participants])}
 
+    def position(self, spec: str) -> int:
+        """Return the position of the model that a spec names, in whatever spelling."""
+        return [same_model(own) for own in self.specs].index(same_model(spec))
+
     def role(self, position: int) -> str:
         """Return what a model takes part as: base, merged, for a modality, or with its files only."""
         roles = ["base"] if position == self.base else []
         roles += ["merged"] if position in self.participants else []
         roles += ["modality"] if any(s.stream == position for s in self.specialists) else []
         return " and ".join(roles) or "files only"
+
+    def unused(
+        self, used: Collection[tuple[int, str]], positions: Iterable[int]
+    ) -> dict[int, tuple[str, ...]]:
+        """Return, for each of these positions, the model's tensors that are not among those used."""
+        unused = {i: tuple(n for n in self.models[i].tensors if (i, n) not in used) for i in positions}
+        return {i: names for i, names in unused.items() if names}
 
     def of_models(self, models: Sequence[Checkpoint]) -> Inputs:
         """Return the same inputs after each of their models was changed."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from submerge.engine.plan.inputs._inputs import Inputs
 from submerge.engine.plan.inputs._named_values import NamedValues, ValuesByName
 from submerge.names import is_output_head, layer_of
-from submerge.store import DTYPES, Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
+from submerge.store import Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
 
 __all__ = ["TiedNames", "find_tied_names"]
 
@@ -83,7 +83,7 @@ def _float_shapes(models: Iterable[Checkpoint]) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for model in models:
-        own = {name: e.shape for name, e in model.tensors.items() if DTYPES[e.dtype].kind == "float"}
+        own = {name: e.shape for name, e in model.tensors.items() if e.is_float}
         tables = [name for name, shape in own.items() if len(shape) == 2 and layer_of(name) is None]
         known = {own[name]: shapes[name] for name in tables if name in shapes}
         for name, shape in own.items():
@@ -103,12 +103,11 @@ def _leave_doubt(aliases: Aliases, groups: Sequence[TiedNames], inputs: Inputs, 
     uneven = {name for name in shapes if any(name not in model.tensors for model in models)}
     tables = {name for name, shape in shapes.items() if len(shape) == 2 and layer_of(name) is None}
     alike, alike_tables = Counter(shapes.values()), Counter(shapes[name] for name in tables)
-    adapters = [model.adapter for model in models if model.adapter is not None]
     return (
         any(alike[shapes[name]] > 1 for name in uneven - grouped)
         or any(alike_tables[shapes[name]] > 1 for name in tables - grouped)
         or any(is_output_head(name) for name in uneven - grouped)
         or any(name not in inputs.reference_model.tensors for name in grouped)
         or (aliases.ties is None and bool(grouped))
-        or any(name in tables for adapter in adapters for name in (*adapter.parts, *adapter.replaced))
+        or any(not tables.isdisjoint(model.edited) for model in models)
     )

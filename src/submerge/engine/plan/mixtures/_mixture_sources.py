@@ -9,7 +9,6 @@ from submerge.engine.plan.mixtures._mixture_forms import PROJECTIONS, MixtureFor
 from submerge.errors import Problem, few
 from submerge.names import is_buffer, layer_of, layer_stacks
 from submerge.store import (
-    DTYPES,
     Checkpoint,
     compare_vocabularies,
     layer_count,
@@ -116,7 +115,7 @@ def _block_problems(model: Checkpoint, base: Checkpoint) -> Iterator[Problem]:
         shapes = f"{list(model.tensors[unlike[0]].shape)} for {list(base.tensors[unlike[0]].shape)}"
         what = f"shapes differ from {base.label}'s: {few(unlike)} ({shapes})"
         yield Problem(what, model.label, "experts are models of the base's size")
-    if others := [name for name in names if DTYPES[model.tensors[name].dtype].kind != "float"]:
+    if others := [name for name in names if not model.tensors[name].is_float]:
         yield Problem(f"{few(others)} are no floats", model.label, "give models in float formats")
     biases = [n for n in model.tensors if is_feed_forward(n) and n not in names and not is_buffer(n)]
     if biases:

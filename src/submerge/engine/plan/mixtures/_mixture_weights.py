@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod, sqrt
+from math import sqrt
 
 from submerge.algebra import stream_key
 from submerge.engine.plan.inputs import Inputs
@@ -18,7 +18,7 @@ from submerge.engine.plan.mixtures._mixture_forms import DEEPSEEK, PROJECTIONS, 
 from submerge.engine.plan.mixtures._mixture_sources import LAYERS, count_layers, dense_name, is_feed_forward
 from submerge.engine.plan.mixtures._random_rows import RandomRows
 from submerge.names import is_buffer
-from submerge.recipe import Expert, MixtureRecipe, same_model
+from submerge.recipe import Expert, MixtureRecipe
 from submerge.store import Checkpoint, ComputedRows, RowSource, TensorEntry
 
 __all__ = ["MixtureWeights", "Weight"]
@@ -137,7 +137,7 @@ class MixtureWeights:
     def _of_expert(
         self, expert: Expert, name: str, layer: int, projection: str, scale: float = 1.0
     ) -> Weight:
-        position = [same_model(spec) for spec in self.inputs.specs].index(same_model(expert.model))
+        position = self.inputs.position(expert.model)
         scale *= expert.residual_scale
         values = {
             "noise_scale": expert.noise_scale,
@@ -163,7 +163,7 @@ class MixtureWeights:
 
     def _new(self, name: str, shape: tuple[int, ...], rows: RowSource | None) -> Weight:
         """Return a tensor that no file has, after noting it for the model that has it."""
-        self.entries[name] = TensorEntry(name, FLOAT, shape, None, 0, 4 * prod(shape))
+        self.entries[name] = TensorEntry.in_memory(name, FLOAT, shape)
         if rows is not None:
             self.computed[name] = rows
         return Weight(name, self.gates, name)

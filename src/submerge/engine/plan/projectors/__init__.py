@@ -3,7 +3,6 @@
 from submerge.engine.plan.projectors._describe_projectors import describe_projectors, projector_facts
 from submerge.engine.plan.projectors._projector_score import (
     MUCH_OVERLAP,
-    ProjectorScore,
     TaskStatistics,
     bank_rows,
     choose_score,
@@ -15,7 +14,6 @@ from submerge.engine.plan.projectors._prototypes import prototype_bytes
 __all__ = [
     "MUCH_OVERLAP",
     "ProjectorPlan",
-    "ProjectorScore",
     "TaskStatistics",
     "bank_rows",
     "choose_score",

@@ -73,9 +73,7 @@ def _unfit(model: Checkpoint, base: Checkpoint, parts: MultimodalParts) -> list[
 
 def _changed(model: Checkpoint, base: Checkpoint, names: Sequence[str], table: FileTable) -> list[str]:
     """Return the tensors that a model's adapter changes, or that begin with other values than the base's."""
-    adapter = model.adapter
-    edited = {*adapter.parts, *adapter.replaced} if adapter else set()
-    return [name for name in names if name in edited or not _begins_alike(model, base, name, table)]
+    return [name for name in names if name in model.edited or not _begins_alike(model, base, name, table)]
 
 
 def _begins_alike(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:

@@ -88,7 +88,7 @@ def plan_projectors(recipe: Recipe, inputs: Inputs) -> tuple[Recipe, ProjectorPl
     if inputs.base is None or not (asked or by_default):
         return recipe, None, []
     base = inputs.models[inputs.base]
-    parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
+    parts = multimodal_parts(base.shapes)
     if parts is None:
         if asked:
             what = "it has no projector: no module between an encoder and a language model"

@@ -33,7 +33,7 @@ def as_models(recipe: Recipe, inputs: Inputs) -> tuple[Recipe, Inputs]:
         return recipe, inputs
     plain = recipe.of_slice(slices[0])
     specs = dict.fromkeys([*([plain.base] if plain.base else []), *(entry.model for entry in plain.models)])
-    opened = {spec: inputs.models[_position(inputs, spec)] for spec in specs}
+    opened = {spec: inputs.models[inputs.position(spec)] for spec in specs}
     counts = {tuple(layer_stacks(model.tensors).values()) for model in opened.values()}
     ranges = {(source.start, source.stop) for source in slices[0].sources}
     if len(counts) > 1 or not _are_all_layers(ranges, counts.pop(), list(opened.values())):
@@ -59,11 +59,6 @@ def plan_stack(recipe: Recipe, inputs: Inputs, copies: Mapping[str, str]) -> Sta
     wrong with the layers that the recipe names.
     """
     return _StackPlanner(recipe, inputs, copies).plan()
-
-
-def _position(inputs: Inputs, spec: str) -> int:
-    """Return the position of the model that a spec names, in whatever spelling."""
-    return [same_model(own) for own in inputs.specs].index(same_model(spec))
 
 
 @dataclass
@@ -157,7 +152,7 @@ class _StackPlanner:
 
     def _starts(self, piece: Slice, stack: str) -> dict[int, int]:
         """Return the first layer of each model in a slice; of a base that is not listed it is the others'."""
-        own = {_position(self.inputs, source.entry.model): source for source in piece.sources}
+        own = {self.inputs.position(source.entry.model): source for source in piece.sources}
         starts, length = {}, (piece.sources[0].stop or 0) - piece.sources[0].start
         for position in self._positions(piece):
             source = own.get(position, piece.sources[0])
@@ -176,7 +171,7 @@ class _StackPlanner:
         base = [] if piece.base is None else [piece.base]
         if self.recipe.method.origin == "zero":
             base = [spec for spec in base if same_model(spec) in map(same_model, (*listed, *takes_part))]
-        return list(dict.fromkeys(_position(self.inputs, spec) for spec in (*base, *listed)))
+        return list(dict.fromkeys(self.inputs.position(spec) for spec in (*base, *listed)))
 
     def _names(
         self, position: int, stack: str, layers: tuple[int, int, int], beside: Iterable[str]
@@ -203,9 +198,9 @@ class _StackPlanner:
     ) -> SliceLayers:
         inputs = replace(
             self.inputs,
-            base=None if piece.base is None else _position(self.inputs, piece.base),
+            base=None if piece.base is None else self.inputs.position(piece.base),
             reference=next(iter(starts)),
-            participants=tuple(_position(self.inputs, entry.model) for entry in piece.participants),
+            participants=tuple(self.inputs.position(entry.model) for entry in piece.participants),
         )
         recipe = self.recipe.of_slice(piece)
         return SliceLayers(stack, first, count, starts, recipe, inputs, sources, depth)

@@ -7,7 +7,6 @@ its sources under these names, with its own base, parameters and depth.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,13 +106,10 @@ class StackPlan:
 
     def unused(self, tensors: Sequence[TensorPlan]) -> dict[int, tuple[str, ...]]:
         """Return, for each model, its tensors that no output reads, by its own names."""
-        used: defaultdict[int, set[str]] = defaultdict(set)
+        used: set[tuple[int, str]] = set()
         for tensor in tensors:
             of_slice = self.of(tensor.name).sources
             for member in tensor.members:
-                used[member.model].add(of_slice[member.model].get(member.entry.name, member.entry.name))
-        unused = {
-            i: tuple(name for name in self.originals.models[i].tensors if name not in used[i])
-            for i in sorted(set(self.inputs.participants))
-        }
-        return {i: names for i, names in unused.items() if names}
+                name = member.entry.name
+                used.add((member.model, of_slice[member.model].get(name, name)))
+        return self.originals.unused(used, sorted(set(self.inputs.participants)))

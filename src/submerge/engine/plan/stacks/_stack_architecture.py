@@ -38,7 +38,7 @@ def architecture_problems(stack: StackPlan, tensors: Sequence[TensorPlan], where
     if after is None:
         what = f"transformers makes no {name} of the configuration of the stack"
         return [Problem(what, where, _HINT)]
-    own = loading(before, {tensor: entry.shape for tensor, entry in reference.tensors.items()})
+    own = loading(before, reference.shapes)
     loaded = loading(after, {tensor.name: tensor.shape for tensor in tensors})
     if not own.views:  # a version of transformers that cannot be asked
         return []

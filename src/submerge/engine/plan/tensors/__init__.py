@@ -26,7 +26,6 @@ from submerge.engine.plan.tensors._tensor import (
     computed_elements,
     range_length,
     read_length,
-    torch_dtype,
 )
 from submerge.engine.plan.tensors._tensor_rules import TensorRules
 from submerge.engine.plan.tensors._weight_files import weight_files
@@ -64,6 +63,5 @@ __all__ = [
     "stores_transposed",
     "table_warnings",
     "tied_to_heads",
-    "torch_dtype",
     "weight_files",
 ]

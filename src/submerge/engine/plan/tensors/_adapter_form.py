@@ -124,8 +124,7 @@ def _is_weight(tensor: TensorPlan) -> bool:
 
 def factors_of(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
     """Return the low-rank updates that the models' adapters have for a tensor."""
-    adapters = [inputs.models[member.model].adapter for member in tensor.inputs]
-    parts = [adapter.parts.get(tensor.name) for adapter in adapters if adapter is not None]
+    parts = [inputs.models[member.model].part(tensor.name) for member in tensor.inputs]
     return [part for part in parts if isinstance(part, LowRankPart)]
 
 
@@ -142,9 +141,8 @@ def _trained_rows(tensor: TensorPlan, inputs: Inputs) -> tuple[int, ...]:
 
 def _changed_part(member: Input, tensor: TensorPlan, inputs: Inputs) -> Part | TensorEntry | None:
     """Return what a model's adapter does to a tensor, or its own tensor; None where it has the base's."""
-    model = inputs.models[member.model]
-    if model.adapter is not None and tensor.name in model.adapter.parts:
-        return model.adapter.parts[tensor.name]
+    if part := inputs.models[member.model].part(tensor.name):
+        return part
     is_base = member.relative or member.entry is inputs.reference_model.tensors.get(tensor.name)
     return None if is_base else member.entry
 
@@ -175,8 +173,7 @@ def saved_tables(
 ) -> Iterator[tuple[Input, TensorEntry | None]]:
     """Yield the table that the adapter of each input has saved beside its factors, or None for none."""
     for member in tensor.inputs:
-        adapter = models[member.model].adapter
-        part = adapter.parts.get(tensor.name) if adapter else None
+        part = models[member.model].part(tensor.name)
         yield member, None if part is None else saved_table(part)
 
 

@@ -12,7 +12,7 @@ from submerge.engine.plan.tensors._adapter_form import adapter_form
 from submerge.engine.plan.tensors._findings import Finding, Findings
 from submerge.engine.plan.tensors._members import Members
 from submerge.engine.plan.tensors._tensor import Input, TensorPlan
-from submerge.engine.plan.tensors._tensor_rules import TensorRules, is_float
+from submerge.engine.plan.tensors._tensor_rules import TensorRules
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import METHODS
 from submerge.recipe import Recipe
@@ -58,7 +58,7 @@ class TensorPlanner:
 
     def plan(self, entry: TensorEntry) -> TensorPlan | None:
         """Return what happens to one tensor, or None after noting a problem; the first case decides."""
-        if not is_float(entry):
+        if not entry.is_float:
             return self._copied(entry)
         if self.rules.is_task_head(entry):
             return self._taken_from_base(entry, "a head: each task keeps its own")

@@ -13,7 +13,7 @@ from submerge.engine.plan.tensors._head_file import is_file, read_head_file
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import Option
 from submerge.recipe import ModelEntry, Recipe
-from submerge.store import DTYPES, Checkpoint, GateRecord, TensorEntry
+from submerge.store import Checkpoint, GateRecord, TensorEntry
 
 __all__ = ["GatePlan", "GateTask", "is_head", "plan_gate"]
 
@@ -94,7 +94,7 @@ def _head(
     head = {
         name: tensor
         for name, tensor in model.tensors.items()
-        if DTYPES[tensor.dtype].kind == "float" and (_is_new(name, tensor, base) or is_head(name, entry.head))
+        if tensor.is_float and (_is_new(name, tensor, base) or is_head(name, entry.head))
     }
     missing = [p for p in entry.head if not any(is_head(name, [p]) for name in model.tensors)]
     if not missing:
@@ -146,7 +146,7 @@ def _settings(recipe: Recipe, base: Checkpoint) -> tuple[dict[str, Any], list[Pr
     """Return the gate's settings, those of scope `model` as lists with one a task, and what is wrong."""
     assert recipe.method.gate is not None
     own = [option for option in recipe.method.options if option.single and option.scope == "model"]
-    shapes = {n: e.shape for n, e in base.tensors.items() if DTYPES[e.dtype].kind == "float"}
+    shapes = {n: e.shape for n, e in base.tensors.items() if e.is_float}
     settings: dict[str, Any] = {}
     problems: list[Problem] = []
     try:

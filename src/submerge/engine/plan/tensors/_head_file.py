@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from submerge.errors import Problem, RequestError, few
-from submerge.store import DTYPES, TensorEntry, read_header
+from submerge.store import TensorEntry, read_header
 
 __all__ = ["is_file", "read_head_file"]
 
@@ -40,7 +40,7 @@ def read_head_file(
     if projected is None:
         what = "class texts are compared with projected images, and the base has no visual_projection"
         problems.append(Problem(what, where, "take a CLIP with its projection as the base"))
-    odd = [e for e in (texts, scale) if e is not None and DTYPES[e.dtype].kind != "float"]
+    odd = [e for e in (texts, scale) if e is not None and not e.is_float]
     if odd or (texts and len(texts.shape) != 2) or (scale and scale.numel != 1):
         shapes = ", ".join(f"{name} {e.dtype} {list(e.shape)}" for name, e in entries.items())
         problems.append(Problem(f"{path} holds {shapes}", where, hint))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from submerge.engine.plan.tensors._findings import Finding, Findings
 from submerge.engine.plan.tensors._tensor import Input
-from submerge.engine.plan.tensors._tensor_rules import TensorRules, is_float
+from submerge.engine.plan.tensors._tensor_rules import TensorRules
 from submerge.engine.plan.tokens import token_tables
 from submerge.names import layer_of
 from submerge.store import Checkpoint, FileTable, LowRankPart, Part, TensorEntry, first_bytes, is_relative
@@ -50,8 +50,8 @@ class Members:
 
     def of_reference(self, entry: TensorEntry) -> Input:
         """Return the reference's own tensor, with what its adapter does to it."""
-        position = self.rules.inputs.reference
-        return Input(position, entry, patch=self._part(position, entry) is not None)
+        inputs = self.rules.inputs
+        return Input(inputs.reference, entry, patch=inputs.reference_model.part(entry.name) is not None)
 
     def alike(self, entry: TensorEntry) -> list[Input] | None:
         """Return the tensors of this name, type and shape that other participants have.
@@ -105,7 +105,7 @@ class Members:
         return [label for label, other in stored if other is not None and _is_mask(other, entry)]
 
     def _type_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
-        if is_float(stored) == is_float(entry) or _is_mask(stored, entry):
+        if stored.is_float == entry.is_float or _is_mask(stored, entry):
             return None
         reference = self.rules.inputs.reference_model.label
         what = f"tensors are {stored.dtype} here and {entry.dtype} in {reference}"
@@ -142,9 +142,9 @@ class Members:
         A model under an adapter has the very entry of the reference: then the update is known without the
         values, if the adapter only adds to them, and nothing else is laid over the reference itself.
         """
-        part = self._part(position, entry)
+        part = model.part(entry.name)
         adds = part is None or is_relative(part)
-        plain_origin = self._part(self.rules.inputs.reference, entry) is None
+        plain_origin = self.rules.inputs.reference_model.part(entry.name) is None
         tied = model.aliases.get(entry.name)
         return Input(
             model=position,
@@ -167,11 +167,6 @@ class Members:
         with FileTable() as table:
             return first_bytes(model, entry.name, table) == first_bytes(reference, entry.name, table)
 
-    def _part(self, position: int, entry: TensorEntry) -> Part | None:
-        """Return what a model's adapter does to a tensor."""
-        adapter = self.rules.inputs.models[position].adapter
-        return adapter.parts.get(entry.name) if adapter else None
-
 
 def _stacks(names: Iterable[str]) -> set[str]:
     """Return the prefixes of all stacks of layers."""
@@ -185,7 +180,7 @@ def _is_mask(one: TensorEntry, other: TensorEntry) -> bool:
     """
     if one.shape != other.shape or len(one.shape) != 4 or one.shape[:2] != (1, 1):
         return False
-    return is_float(one) != is_float(other) and not {"BOOL", "U8"}.isdisjoint((one.dtype, other.dtype))
+    return one.is_float != other.is_float and not {"BOOL", "U8"}.isdisjoint((one.dtype, other.dtype))
 
 
 def _rank(part: Part | None) -> int:

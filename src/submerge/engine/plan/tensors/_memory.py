@@ -18,7 +18,7 @@ from submerge.engine.plan.tensors._tensor import (
 from submerge.errors import Problem, RequestError
 from submerge.kernels import worth_compiling
 from submerge.process import peak_resident
-from submerge.store import DTYPES, Checkpoint
+from submerge.store import Checkpoint
 
 __all__ = ["Budget", "budget", "reading_bytes", "resident"]
 
@@ -134,7 +134,7 @@ def _buffer_bytes(plan: TensorPlan) -> int:
     count = len(plan.inputs)
     chunk = chunk_length(count, plan.width)
     elements, read = (min(n, max(1, plan.numel)) for n in (chunk, read_length(chunk)))
-    itemsizes = [DTYPES[member.entry.dtype].itemsize for member in plan.read]
+    itemsizes = [member.entry.itemsize for member in plan.read]
     buffers = sum(itemsizes) + 8  # for each file that is read, and for what is written
     folding = _value_bytes(plan) * (3 * count + 6)  # the updates, masked copies of them, and sums
     ranking = 16 * max(itemsizes, default=4) if plan.width > 1 else 0  # of the entries of each row

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tensors._tensor import TensorPlan
-from submerge.errors import Problem, few
+from submerge.errors import Problem, counted, few
 from submerge.names import layer_of, layer_stacks, with_layer
-from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, Restacker, layer_count
+from submerge.store import Aligner, Alignment, Checkpoint, Restacker, layer_count
 
 __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 
@@ -58,7 +58,7 @@ def missing_tensors(model: Checkpoint, base: Checkpoint, names: Sequence[str]) -
     The rule that takes them from the base is named only where that leaves most of the model, and where the
     model has no tensors in the same layers that may be the same ones under other names.
     """
-    floats = {name: e.numel for name, e in base.tensors.items() if DTYPES[e.dtype].kind == "float"}
+    floats = {name: e.numel for name, e in base.tensors.items() if e.is_float}
     most = 2 * len(names) > len(floats) or 2 * sum(floats[n] for n in names) > sum(floats.values())
     layers = {layer_of(name) for name in names} - {None}
     others = [n for n in model.tensors if n not in base.tensors and layer_of(n) in layers]
@@ -81,8 +81,7 @@ def _other_depth(model: Checkpoint, base: Checkpoint) -> str:
     own, theirs = layer_count(model.config), layer_count(base.config)
     if own is None or theirs is None or own == theirs:
         return ""
-    layers = "1 layer" if own == 1 else f"{own} layers"
-    return f"its config says {layers}, that of {base.label} {theirs}"
+    return f"its config says {counted(own, 'layer')}, that of {base.label} {theirs}"
 
 
 def idle_models(tensors: Sequence[TensorPlan], inputs: Inputs) -> list[Problem]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from submerge.deferred import np, npt
 from submerge.engine.plan.inputs import Inputs
-from submerge.engine.plan.tensors._tensor_rules import is_float
 from submerge.names import layer_of
 from submerge.store import Checkpoint, FileTable, read_values
 
@@ -57,7 +56,7 @@ def _own_matrices(model: Checkpoint, base: Checkpoint) -> Iterator[str]:
         own = model.tensors.get(name)
         if own is None or own is entry or layer_of(name) is None or len(entry.shape) != 2:
             continue
-        if own.shape == entry.shape and is_float(own) and is_float(entry):
+        if own.shape == entry.shape and own.is_float and entry.is_float:
             yield name
 
 

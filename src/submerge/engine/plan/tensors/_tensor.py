@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from submerge.algebra import FusedLayout, LayerParameter, WeightedSum
-from submerge.deferred import torch
 from submerge.methods import MIXTURE, Method, TensorSpec
-from submerge.store import DTYPES, Kind, StoredMoments, TensorEntry
+from submerge.store import Kind, StoredMoments, TensorEntry
 
 __all__ = [
     "CHUNK_VALUES",
@@ -23,7 +22,6 @@ __all__ = [
     "computed_elements",
     "range_length",
     "read_length",
-    "torch_dtype",
 ]
 
 Action: TypeAlias = Literal["merge", "take_base", "copy", "skip"]
@@ -243,11 +241,3 @@ def range_length(chunk: int) -> int:
 def read_length(chunk: int) -> int:
     """Return the elements that are read at once: a whole number of chunks."""
     return chunk * max(1, READ_ELEMENTS // chunk)
-
-
-def torch_dtype(code: str) -> torch.dtype:
-    """Return the torch type of a safetensors dtype that the plan has admitted."""
-    dtype = DTYPES[code].torch
-    if dtype is None:
-        raise ValueError(f"{code} has no torch type")
-    return dtype

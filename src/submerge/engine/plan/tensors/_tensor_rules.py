@@ -18,15 +18,10 @@ from submerge.names import depths, fused_layout
 from submerge.recipe import Recipe, ResolvedValues, resolve
 from submerge.store import DTYPES, TensorEntry, dtype_named
 
-__all__ = ["TensorRules", "is_float"]
+__all__ = ["TensorRules"]
 
 _KEPT_WIDE = (".e_score_correction_bias", ".inv_freq", ".freqs_cis")
 """Ends of names of tensors that are not narrowed: biases of routers, frequencies of rotary positions."""
-
-
-def is_float(entry: TensorEntry) -> bool:
-    """Return whether a tensor holds floating-point numbers, which alone are averaged."""
-    return DTYPES[entry.dtype].kind == "float"
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,7 @@ class TensorRules:
         """Return whether adapters of a composed model may lie on this tensor of the base, in other files."""
         if not self.recipe.composed:
             return False
-        adapters = [self.inputs.models[position].adapter for position in self.inputs.participants]
-        return any(adapter is not None and entry.name in adapter.parts for adapter in adapters)
+        return any(self.inputs.models[position].part(entry.name) for position in self.inputs.participants)
 
     def has_streams(self, entry: TensorEntry) -> bool:
         """Return whether tokens of modalities may run with other values of a tensor than the merged ones.
@@ -134,10 +128,7 @@ class TensorRules:
 
     def has_no_place(self, entry: TensorEntry) -> bool:
         """Return whether the output is an adapter, which has no place for a tensor of this kind."""
-        if not self.as_adapter:
-            return False
-        adapters = [model.adapter for model in self.inputs.models if model.adapter is not None]
-        if any(entry.name in adapter.replaced or entry.name in adapter.parts for adapter in adapters):
+        if not self.as_adapter or any(entry.name in model.edited for model in self.inputs.models):
             return False
         return not self.is_matrix(entry)
 

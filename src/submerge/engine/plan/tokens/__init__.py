@@ -2,7 +2,7 @@
 
 from submerge.engine.plan.tokens._donor_rows import DonorRows
 from submerge.engine.plan.tokens._model_tokens import add_tokens
-from submerge.engine.plan.tokens._shared_tokens import SharedToken, SharedTokens, share_tokens
+from submerge.engine.plan.tokens._shared_tokens import SharedTokens, share_tokens
 from submerge.engine.plan.tokens._tables import is_matrix, is_table, token_tables
 from submerge.engine.plan.tokens._token_ids import with_token_ids
 from submerge.engine.plan.tokens._token_rows import with_token_rows
@@ -21,7 +21,6 @@ from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, with_known
 __all__ = [
     "DonorRows",
     "OutputVocabulary",
-    "SharedToken",
     "SharedTokens",
     "TokenPlan",
     "add_tokens",

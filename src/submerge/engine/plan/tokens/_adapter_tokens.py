@@ -38,12 +38,10 @@ def unlike_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
 def _changed(inputs: Inputs) -> Iterator[Checkpoint]:
     """Yield the models whose adapters change a table with a row for each token."""
     for model in inputs.involved.values():
-        adapter, rows = model.adapter, token_rows(model.tensors)
-        if adapter is None or rows is None or not model.tokenizer.complete:
+        rows = token_rows(model.tensors)
+        if model.adapter is None or rows is None or not model.tokenizer.complete:
             continue
-        if any(
-            name in adapter.parts or name in adapter.replaced for name in token_tables(model.tensors, rows)
-        ):
+        if not model.edited.isdisjoint(token_tables(model.tensors, rows)):
             yield model
 
 

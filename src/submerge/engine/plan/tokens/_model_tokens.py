@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import required
-from submerge.store import load_tokenizer, read_json, read_vocabulary, text_parts
+from submerge.store import load_tokenizer, optional_json, read_json, read_vocabulary, text_parts
 
 __all__ = [
     "ModelTokens",
@@ -77,8 +77,7 @@ def stored_tokens(folder: Path) -> ModelTokens:
     vocabulary = read_vocabulary(folder)
     assert vocabulary is not None
     assert vocabulary.tokens is not None  # those of the file that is there
-    config = folder / "tokenizer_config.json"
-    decoder = read_json(config).get("added_tokens_decoder") if config.is_file() else None
+    decoder = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     listed = [*(read_json(path).get("added_tokens") or ()), *(decoder or {}).values()]
     names = [flag.name for flag in fields(TokenFlags)]
     flags = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from submerge.deferred import required
 from submerge.engine.plan.tokens._model_tokens import ModelTokens, TokenFlags
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, few, first_line
 from submerge.store import Tokenizer, load_tokenizer
 
 __all__ = ["PLAIN", "OutputTokenizer", "extend_tokenizer", "fast_backend", "united_tokens"]
@@ -100,7 +100,7 @@ def fast_backend(folder: Path) -> Any:
         try:
             return library.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing else for a file that it cannot read
-            what = f"tokenizers cannot read it ({str(error).partition(chr(10))[0]})"
+            what = f"tokenizers cannot read it ({first_line(error)})"
             raise RequestError(Problem(what, str(path), "repair the file")) from error
     backend = getattr(load_tokenizer(folder), "backend_tokenizer", None)
     if backend is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan.inputs import Inputs, TokenizerSource
@@ -13,11 +12,12 @@ from submerge.engine.plan.tokens._model_tokens import ModelTokens, stored_tokens
 from submerge.engine.plan.tokens._output_tokenizer import OutputTokenizer
 from submerge.engine.plan.tokens._tables import token_rows, token_tables
 from submerge.engine.plan.tokens._token_keys import SPECIAL_ROLES, TokenKeys, token_keys
+from submerge.engine.plan.tokens._token_origins import texts_by_id
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, SpecialIds
 from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
 from submerge.errors import Problem, few
 from submerge.recipe import NewTokens, Recipe
-from submerge.store import Checkpoint, read_json, text_parts
+from submerge.store import Checkpoint, optional_json, text_parts
 
 __all__ = ["plan_transplant"]
 
@@ -60,7 +60,7 @@ class _DonorTokens(VocabularyPlanner):
                 what = f"no token of {self.source.label} is one of its own"
                 where = self.inputs.models[position].label
                 self.problems.append(Problem(what, where, "choose another donor"))
-        texts = _texts(tokens)
+        texts = texts_by_id(tokens.ids)
         special = self._special_ids(donor)
         return OutputVocabulary(
             tokenizer=OutputTokenizer(self.source.model.tokenizer, tokens.ids),
@@ -133,27 +133,14 @@ class _DonorTokens(VocabularyPlanner):
         """Return the ids of a donor's special tokens: those of its configurations, else of its tokenizer."""
         folder = self.source.model.path
         config: Mapping[str, Any] = {}
-        for part in text_parts(_read(folder, "config.json")):
+        for part in text_parts(optional_json(folder / "config.json")):
             config = {**config, **{key: value for key, value in part.items() if value is not None}}
         named = {role: donor.ids.get(text) for role, text in donor.roles.items()}
         keys = {f"{role}_token_id": config.get(f"{role}_token_id", named.get(role)) for role in SPECIAL_ROLES}
         if keys["eos_token_id"] is None:
             self.warnings.append(f"{self.source.label}: it names no token that ends a text")
-        generation = _read(folder, "generation_config.json")
+        generation = optional_json(folder / "generation_config.json")
         return SpecialIds(keys, {key: generation.get(key, value) for key, value in keys.items()})
-
-
-def _texts(tokens: ModelTokens) -> list[str | None]:
-    """Return the tokens by their ids."""
-    texts: list[str | None] = [None] * (max(tokens.ids.values(), default=-1) + 1)
-    for text, id_ in tokens.ids.items():
-        texts[id_] = text
-    return texts
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    return read_json(path) if path.is_file() else {}
 
 
 def _moved(own: TokenKeys, donor: TokenKeys) -> dict[int, int]:

@@ -19,9 +19,9 @@ from submerge.engine.plan.tokens._token_ids import lost_token_ids
 from submerge.engine.plan.tokens._token_origins import Origin, TokenOrigins, places
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, rows_hint
 from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
-from submerge.errors import Problem, few
-from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, read_json, text_parts
+from submerge.errors import Problem, counted, few
+from submerge.recipe import Recipe
+from submerge.store import Adapter, Checkpoint, optional_json, text_parts
 
 __all__ = ["plan_vocabulary"]
 
@@ -50,7 +50,7 @@ class _MergedTokens(VocabularyPlanner):
             models={position: self._rows_of(position) for position in self.inputs.involved},
             base=self.inputs.base,
             rules=rules,
-            positions={rule.model: self._position(rule.model) for rule in rules.values() if rule.model},
+            positions={rule.model: self.inputs.position(rule.model) for rule in rules.values() if rule.model},
             holes=self._holes(tokenizer),
         )
         self.problems += origins.problems()
@@ -120,7 +120,9 @@ class _MergedTokens(VocabularyPlanner):
         tokenizer = extend_tokenizer(files, own, wanted)
         if tokenizer.unreached:
             shown = few(map(repr, tokenizer.unreached))
-            self.warnings.append(f"{_count(tokenizer.unreached)} cannot be met in a text: {shown}")
+            self.warnings.append(
+                f"{counted(len(tokenizer.unreached), 'token')} cannot be met in a text: {shown}"
+            )
         return tokenizer
 
     def _with_rows(self, position: int) -> ModelTokens:
@@ -140,17 +142,12 @@ class _MergedTokens(VocabularyPlanner):
         last = max(used, default=-1)
         return {id_: ((reference, id_),) for id_ in range(min(last, rows)) if id_ not in used}
 
-    def _position(self, spec: str) -> int:
-        """Return the position of a model that a rule names."""
-        names = [same_model(name) for name in self.inputs.specs]
-        return names.index(same_model(spec))
-
     def _note_token_ids(self) -> None:
         """Note rules that name a row which a model does not have."""
         for rule in self.recipe.tokenizer.tokens.values():
             if rule.token_id is None or not rule.model:
                 continue
-            rows = token_rows(self.inputs.models[self._position(rule.model)].tensors) or 0
+            rows = token_rows(self.inputs.models[self.inputs.position(rule.model)].tensors) or 0
             if rule.token_id >= rows:
                 what = f"{rule.model} has {rows} rows, and none for the id {rule.token_id}"
                 self.problems.append(Problem(what, rule.where, "name a token's id"))
@@ -163,8 +160,8 @@ class _MergedTokens(VocabularyPlanner):
         """Note tokens that the reference's configurations name and the output lacks."""
         reference = self.inputs.reference_model
         texts = {id_: text for text, id_ in self.tokens[self.inputs.reference].ids.items()}
-        beside = reference.path / "generation_config.json"
-        parts = [*text_parts(reference.config), *([read_json(beside)] if beside.is_file() else [])]
+        beside = optional_json(reference.path / "generation_config.json")
+        parts = [*text_parts(reference.config), beside]
         lost = dict.fromkeys(pair for part in parts for pair in lost_token_ids(part, ids))
         if lost:
             shown = few([f"{key}: {texts[id_]!r}" for key, id_ in lost])
@@ -179,7 +176,7 @@ class _MergedTokens(VocabularyPlanner):
             rows = self._rows_of(position)
             left = [text for text in theirs.ids if text not in rows and text not in tokenizer.ids]
             if left:
-                what = f"{_count(left)} without a row in its tables ({few(map(repr, left))})"
+                what = f"{counted(len(left), 'token')} without a row in its tables ({few(map(repr, left))})"
                 self.warnings.append(f"{self.inputs.models[position].label}: {what}: left out")
 
     def _beyond(self, texts: Sequence[str]) -> dict[str, int]:
@@ -188,7 +185,9 @@ class _MergedTokens(VocabularyPlanner):
             text: tokens.ids[text] for tokens in self.tokens.values() for text in texts if text in tokens.ids
         }
         if others := [text for text in texts if text not in beyond]:
-            what = f"{_count(others)} of no model have rows of zeros ({few(map(repr, others))})"
+            what = (
+                f"{counted(len(others), 'token')} of no model have rows of zeros ({few(map(repr, others))})"
+            )
             self.warnings.append(f"{self.source.label}: {what}")
         return beyond
 
@@ -223,7 +222,3 @@ def _problems_of_heads(model: Checkpoint, adapter: Adapter, rows: int) -> Iterat
         if count > rows and name in token_tables(model.tensors, count):
             what = f"{name} has {count} rows, and the embedding that it was saved without has {rows}"
             yield Problem(what, str(adapter.path), rows_hint("the embedding"))
-
-
-def _count(texts: Sequence[str]) -> str:
-    return "1 token" if len(texts) == 1 else f"{len(texts)} tokens"

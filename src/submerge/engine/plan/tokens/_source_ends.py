@@ -8,8 +8,9 @@ from typing import Any
 
 from submerge.engine.plan.inputs import Inputs, TokenizerSource
 from submerge.engine.plan.tokens._text_ends import text_ends
+from submerge.engine.plan.tokens._token_keys import token_text
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary
-from submerge.store import read_json, read_vocabulary
+from submerge.store import optional_json, read_vocabulary
 
 __all__ = ["source_ends"]
 
@@ -39,8 +40,8 @@ def source_ends(
     known = {moved.get(id_, id_) for id_ in of_base}
     ids = vocabulary.tokenizer.ids if vocabulary else tokens or own.tokens
     texts = {id_: text for text, id_ in own.tokens.items()}
-    config = _json(folder / "tokenizer_config.json")
-    named = [_text(config.get("eos_token")), *(texts.get(id_) for id_ in text_ends(source.model) or ())]
+    config = optional_json(folder / "tokenizer_config.json")
+    named = [token_text(config.get("eos_token")), *(texts.get(id_) for id_ in text_ends(source.model) or ())]
     special = _special(folder, config)
     ends = {text: ids[text] for text in named if text in special and text in ids}
     return {text: id_ for text, id_ in ends.items() if id_ not in known}
@@ -49,20 +50,10 @@ def source_ends(
 def _special(folder: Path, config: Mapping[str, Any]) -> set[str]:
     """Return the texts of the tokens that are no words, by the tokenizer's files."""
     decoder = config.get("added_tokens_decoder")
-    listed = _json(folder / "tokenizer.json").get("added_tokens")
+    listed = optional_json(folder / "tokenizer.json").get("added_tokens")
     rows = [*(decoder.values() if isinstance(decoder, Mapping) else ()), *(listed or ())]
     return {
         row["content"]
         for row in rows
         if isinstance(row, Mapping) and row.get("special") and isinstance(row.get("content"), str)
     }
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def _text(token: object) -> str | None:
-    """Return the text of a token, which configurations write as it is, or with its flags."""
-    value = token.get("content") if isinstance(token, Mapping) else token
-    return value if isinstance(value, str) else None

@@ -6,15 +6,15 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.engine.plan.tokens._model_tokens import ModelTokens
 from submerge.engine.plan.tokens._output_tokenizer import fast_backend
-from submerge.store import read_json
+from submerge.store import byte_characters, optional_json, read_json
 
-__all__ = ["SPECIAL_ROLES", "TokenKey", "TokenKeys", "token_keys"]
+__all__ = ["SPECIAL_ROLES", "TokenKey", "TokenKeys", "token_keys", "token_text"]
 
 TokenKey: TypeAlias = bytes | str
 """The bytes of text that a token stands for; or a special token's own text, as str."""
@@ -72,7 +72,7 @@ class TokenKeys:
     def _cut(self, text: str) -> list[Any]:
         """Return the tokens of a text: as part of a longer one, so that no space is put before it."""
         written = {
-            "bytes": lambda: "".join(_of_bytes()[byte] for byte in text.encode()),
+            "bytes": lambda: "".join(byte_characters()[byte] for byte in text.encode()),
             "spaces": lambda: text.replace(" ", _SPACE),
             "words": lambda: text.strip(),
             "plain": lambda: text,
@@ -139,7 +139,7 @@ def _kinds(part: Any) -> Iterator[str]:
 
 
 def _read_bytes(prefix: str) -> Callable[[str], bytes]:
-    values = {letter: byte for byte, letter in _of_bytes().items()}
+    values = {letter: byte for byte, letter in enumerate(byte_characters())}
 
     def read(text: str) -> bytes:
         known = all(letter in values for letter in text)
@@ -171,20 +171,16 @@ _READERS: Mapping[str, Callable[[str], Callable[[str], bytes]]] = {
 }
 
 
-@cache
-def _of_bytes() -> dict[int, str]:
-    """Return the letter of each byte in byte-level BPE: of the same code if it can be seen, else from 256."""
-    seen = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    unseen = (byte for byte in range(256) if byte not in seen)
-    return {byte: chr(byte) for byte in seen} | {byte: chr(256 + n) for n, byte in enumerate(unseen)}
-
-
 def _roles(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the roles of special tokens, with their texts, as the files beside a tokenizer name them."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        content = read_json(folder / name) if (folder / name).is_file() else {}
+        content = optional_json(folder / name)
         for role in SPECIAL_ROLES:
-            token = content.get(f"{role}_token")
-            text = token.get("content") if isinstance(token, Mapping) else token
-            if isinstance(text, str):
+            if (text := token_text(content.get(f"{role}_token"))) is not None:
                 yield role, text
+
+
+def token_text(token: object) -> str | None:
+    """Return the text of a token, which configurations write as it is, or with its flags."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None

@@ -12,7 +12,7 @@ from submerge.deferred import np
 from submerge.errors import Problem
 from submerge.recipe import TokenRow
 
-__all__ = ["Origin", "OriginSpan", "TokenOrigins", "places"]
+__all__ = ["Origin", "OriginSpan", "TokenOrigins", "places", "texts_by_id"]
 
 Origin: TypeAlias = tuple[tuple[int, int], ...]
 """The rows, as (model, row), whose mean a row is; a row of zeros where there are none."""
@@ -63,10 +63,7 @@ class TokenOrigins:
     @cached_property
     def texts(self) -> list[str | None]:
         """The output's tokens by their ids."""
-        texts: list[str | None] = [None] * (max(self.ids.values(), default=-1) + 1)
-        for text, id_ in self.ids.items():
-            texts[id_] = text
-        return texts
+        return texts_by_id(self.ids)
 
     @property
     def without_row(self) -> list[str]:
@@ -117,3 +114,11 @@ class TokenOrigins:
 def places(ids: Mapping[str, int], own: Mapping[str, int]) -> dict[int, int | None]:
     """Return where each row of a model is in the output; None for a token that this lacks."""
     return {row: ids.get(text) for text, row in own.items()}
+
+
+def texts_by_id(ids: Mapping[str, int]) -> list[str | None]:
+    """Return tokens in the order of their ids; None at an id that no token has."""
+    texts: list[str | None] = [None] * (max(ids.values(), default=-1) + 1)
+    for text, id_ in ids.items():
+        texts[id_] = text
+    return texts

@@ -154,7 +154,7 @@ class _TokenTables:
         return self._mean(run.of if isinstance(run, MeanRun) else (replace(run, start=0),), name, dtype)
 
     def _entry(self, name: str, dtype: str, view: View, runs: Sequence[Run]) -> TensorEntry:
-        entry = TensorEntry(name, dtype, view.shape, None, 0, DTYPES[dtype].itemsize * view.numel)
+        entry = TensorEntry.in_memory(name, dtype, view.shape)
         # rows that fill up are the mean of one model's own, and runs say of what
         return self.entries.setdefault((name, tuple(runs)), entry)
 
@@ -218,7 +218,7 @@ class _TokenTables:
             model.label,
             model.path,
             None,
-            {table: TensorEntry(table, dtype, view.shape, None, 0, DTYPES[dtype].itemsize * view.numel)},
+            {table: TensorEntry.in_memory(table, dtype, view.shape)},
             {},
             views={table: view},
             stored=_with_pieces(model.stored or model, before),
@@ -241,9 +241,8 @@ class _Piece:
 
 def _piece_of(name: str, shape: tuple[int, ...], dtype: str, rows: RowSource) -> _Piece:
     """Return rows that are computed as a piece of their own."""
-    view = View.of(name, shape)
-    entry = TensorEntry(name, dtype, shape, None, 0, DTYPES[dtype].itemsize * view.numel)
-    return _Piece(view, {name: entry}, computed={name: rows})
+    entry = TensorEntry.in_memory(name, dtype, shape)
+    return _Piece(View.of(name, shape), {name: entry}, computed={name: rows})
 
 
 def _with_pieces(stored: Checkpoint, pieces: Sequence[_Piece]) -> Checkpoint:

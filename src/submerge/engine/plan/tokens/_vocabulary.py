@@ -130,14 +130,10 @@ class VocabularyRows:
 
     def _computed(self, span: ComputedSpan, position: int, name: str) -> Run:
         """Return rows that are computed from those of a model's own table."""
-        own, model, donor = (
-            self.tables.all_rows(position, name),
-            self.tables.inputs.models[position],
-            self.vocabulary.donor,
-        )
+        own, donor = self.tables.all_rows(position, name), self.vocabulary.donor
         assert own is not None  # the model has the table
         assert donor is not None  # only its tokens have such rows
-        return donor.run(span, position, model, name, own.table)
+        return donor.run(span, position, self.tables.inputs.models[position], name, own.table)
 
     def _rows(self, model: int, row: int, count: int, name: str) -> RowRun:
         """Return rows of a model's table; raise `RequestError` where it has none, or too few."""
@@ -235,7 +231,6 @@ def _lacking(model: Checkpoint, tables: Sequence[str]) -> list[str]:
 
     PEFT trains of such a table a copy, with `ensure_weight_tying`, too, and these stay what they were.
     """
-    shapes = {name: entry.shape for name, entry in model.tensors.items()}
-    groups = find_aliases(model.config, shapes, ask=True).groups
+    groups = find_aliases(model.config, model.shapes, ask=True).groups
     tied = (group.names for group in groups if {*tables} & {*group.names})
     return [name for names in tied for name in names if name not in model.tensors and not is_head(name)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from submerge.engine.plan.tokens._model_tokens import ModelTokens
-from submerge.errors import Problem, few
+from submerge.errors import Problem, counted, few
 
 __all__ = ["vocabulary_problems"]
 
+_OTHER = "its vocabulary is not the base's"
 _HINT = "merge specialists of one language model, and name that as the base"
 
 
@@ -19,7 +20,11 @@ def vocabulary_problems(name: str, own: ModelTokens, label: str, base: ModelToke
     have one id.
     """
     return [
-        Problem(f"its vocabulary is not the base's: {_count(shown)} {what} ({few(shown)})", name, _HINT)
+        Problem(
+            f"its vocabulary is not the base's: {counted(len(shown), 'token')} {what} ({few(shown)})",
+            name,
+            _HINT,
+        )
         for what, shown in _differences(own, label, base)
         if shown
     ]
@@ -46,7 +51,3 @@ def _differences(own: ModelTokens, label: str, base: ModelTokens) -> Iterator[tu
         f"fewer than in {label}",
         [repr(text) for text in base.ids if text not in own.ids and text not in base.added],
     )
-
-
-def _count(tokens: list[str]) -> str:
-    return "1 token" if len(tokens) == 1 else f"{len(tokens)} tokens"
