@@ -212,7 +212,8 @@ class MultipliedRows(ChangedRows):
     def new_rows(self, rows: torch.Tensor, top: int, read: Read) -> torch.Tensor:
         with self._lock:  # as of factors: the first worker reads
             row_map = self._row_map
-        return row_map(rows, top)
+        width = self.width
+        return row_map(rows, top, lambda first, last: read(first * width, last * width).view(-1, width))
 
 
 class ReplacedRows(AdapterEdit):

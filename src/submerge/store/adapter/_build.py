@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._config import AdapterConfig
 from submerge.store.adapter._factor_shapes import expert_count, shape_fault
 from submerge.store.adapter._keys import FactorKeys, SortedKeys, sort_keys
 from submerge.store.adapter._kinds import LORA
 from submerge.store.adapter._parts import PACKED_ORDER, Add, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._transformed import Transformed
 from submerge.store.adapter._tuners import shared_tensors, tuner_parts
 from submerge.store.format import DTYPES, TensorEntry
 
@@ -184,7 +186,7 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         kind="embedding" if embedding else "parameter" if bare else "linear",
     )
     if part.copy is not None:
-        build.notes.append(f"{module}: the weight itself was saved beside the factors")
+        build.notes.append(f"{module}: the weight itself was saved beside what was trained of it")
     build.put(name, part)
     if (bias := roles.get("bias")) is not None:
         if bias.shape != left.shape[:1]:
@@ -213,9 +215,9 @@ def _add_tuned(
     if not parts:
         build.notes.append(f"{module} has no rank left")
     table, part = wrapped.pop(f"{module}.weight", None), parts.get("weight")
-    if table is not None and isinstance(part, LowRankPart):
-        parts["weight"] = replace(part, copy=table)
-        build.notes.append(f"{module}: the weight itself was saved beside the factors")
+    if table is not None and (part is None or isinstance(part, LowRankPart | ComputedUpdate | Transformed)):
+        parts["weight"] = Replace(table) if part is None else replace(part, copy=table)
+        build.notes.append(f"{module}: the weight itself was saved beside what was trained of it")
     elif table is not None:
         what = f"holds the weight of {module} beside what the {build.config.kind.name} does to it"
         build.wrong(what, "merge it with PEFT (merge_and_unload) and give the checkpoint")

@@ -93,6 +93,10 @@ class Composed(ComputedUpdate):
     by_axes: bool = False
 
     @property
+    def kind(self) -> str:
+        return self.product
+
+    @property
     def rank(self) -> int | None:
         """The rank that alpha is divided by; None where neither matrix is factored."""
         ranks = (self.second.rank, self.first.rank) if self.product == "LoKr" else (self.first.rank,)
