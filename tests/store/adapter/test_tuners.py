@@ -325,7 +325,7 @@ def test_kinds_become_one_adapter(
 
 def test_products_are_factors_of_themselves(tmp_path: Path) -> None:
     """LoHa and LoKr, with factors and whole, and what has factors of its own, become LoRA without a base."""
-    factored = ("DeLoRA", "VB-LoRA, largest alone", "Uni-LoRA")
+    factored = ("DeLoRA", "VB-LoRA, largest alone", "Uni-LoRA", "LoKr with cores", "LoKr of whole kernels")
     for case in ("LoHa", "LoKr of whole matrices", "LoKr, both factored", *factored):
         made = make(case, tmp_path / case, modules_to_save=None)
         models = [{"model": str(made.folder), "parameters": {"weight": 1.0}}]

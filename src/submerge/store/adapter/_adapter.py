@@ -162,14 +162,14 @@ class Adapter:
     def low_rank(self, name: str) -> LowRankPart | None:
         """Return a part as a low-rank update that needs no base, or None where it is none.
 
-        LoHa and LoKr do not tell convolutions from linear maps: names tell the commonest of the latter, but
-        not in pipelines.
+        LoHa and LoKr do not tell convolutions without cores and whole kernels from linear maps: names tell
+        the commonest of the latter, but not in pipelines.
         """
         part = self.parts[name]
         if isinstance(part, FactoredUpdate):
             return FactoredProduct.of(part)
-        is_map = isinstance(part, Composed) and part.is_matrix and _LINEAR.search(name)
-        if isinstance(part, Composed) and is_map and not is_of_pipeline(self.form):
+        is_known = isinstance(part, Composed) and (part.kernel or _LINEAR.search(name))
+        if isinstance(part, Composed) and is_known and not is_of_pipeline(self.form):
             return FactoredProduct.of(part)
         return part if isinstance(part, LowRankPart) and self.dense_only(name) is None else None
 

@@ -90,7 +90,7 @@ class EntryMap(Transformed):
         return all(part is None or part.fits(m, n) for part in (self.factor, self.addend))
 
     def row_map(self, read: Read) -> RowMap:
-        factor, addend = (part and part.read(read) for part in (self.factor, self.addend))
+        factor, addend = (None if part is None else part.read(read) for part in (self.factor, self.addend))
 
         def new_rows(rows: torch.Tensor, top: int, others: RowReader) -> torch.Tensor:
             new = rows if factor is None else rows + rows * _rows(factor, top, rows)

@@ -165,21 +165,19 @@ class FactoredProduct(LowRankPart):
 
     @classmethod
     def of(cls, product: Composed | FactoredUpdate) -> FactoredProduct:
-        """Return a product, the update of a linear map, in this form."""
-        of_matrices = isinstance(product, Composed)
-        first = product.first.entries[0] if of_matrices else product.entry
-        rank = product.factored_rank if of_matrices else product.rank
+        """Return a product, the update of a linear map or of a known kernel, in this form."""
+        kernel: Shape = ()
+        scale, transposed = 1.0, False
+        if isinstance(product, Composed):
+            first, rank, scale = product.first.entries[0], product.factored_rank, product.scale
+            kernel = product.kernel
+        else:
+            first, rank, transposed = product.entry, product.rank, product.transposed
         (m, n), name = product.matrix, first.name
-        transposed = not of_matrices and product.transposed
-        left, right = ((n, rank), (rank, m)) if transposed else ((m, rank), (rank, n))
-        return cls(
-            TensorEntry(f"{name} (left)", first.dtype, left, None, 0, 0),
-            TensorEntry(f"{name} (right)", first.dtype, right, None, 0, 0),
-            product.scale if of_matrices else 1.0,
-            transposed=transposed,
-            copy=product.copy,
-            product=product,
-        )
+        outputs, inputs = (n, m) if transposed else (m, n // math.prod(kernel))
+        left = TensorEntry(f"{name} (left)", first.dtype, (outputs, rank), None, 0, 0)
+        right = TensorEntry(f"{name} (right)", first.dtype, (rank, inputs, *kernel), None, 0, 0)
+        return cls(left, right, scale, transposed=transposed, copy=product.copy, product=product)
 
 
 @dataclass(frozen=True)
