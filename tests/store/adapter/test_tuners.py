@@ -134,6 +134,22 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"r": 4, "mini_r": 2, "init_weights": "mini", "target_modules": MAPS},
     ),
     "PVeRA": ("llama", "PveraConfig", {"r": 3, "target_modules": MAPS}),
+    "BD-LoRA": (
+        "llama",
+        "LoraConfig",
+        {
+            "r": 4,
+            "lora_alpha": 3,
+            "target_modules": MAPS,
+            "use_bdlora": {
+                "target_modules_bd_a": ["q_proj"],
+                "target_modules_bd_b": ["up_proj"],
+                "nblocks": 2,
+                "match_strict": False,
+            },
+        },
+    ),
+    "MonteCLoRA": ("llama", "LoraConfig", {"r": 4, "target_modules": MAPS, "monteclora_config": {}}),
     "RandLoRA": ("llama", "RandLoraConfig", {"r": 3, "target_modules": MAPS}),
     "RandLoRA, Conv1D": ("gpt2", "RandLoraConfig", {"r": 5, "target_modules": GPT2, "sparse": True}),
     "VB-LoRA": ("llama", "VBLoRAConfig", BANK | {"target_modules": MAPS}),
@@ -325,8 +341,9 @@ def test_kinds_become_one_adapter(
 
 def test_products_are_factors_of_themselves(tmp_path: Path) -> None:
     """LoHa and LoKr, with factors and whole, and what has factors of its own, become LoRA without a base."""
-    factored = ("DeLoRA", "VB-LoRA, largest alone", "Uni-LoRA", "LoKr with cores", "LoKr of whole kernels")
-    for case in ("LoHa", "LoKr of whole matrices", "LoKr, both factored", *factored):
+    products = ("LoHa", "LoKr of whole matrices", "LoKr, both factored", "LoKr with cores")
+    factored = ("LoKr of whole kernels", "BD-LoRA", "DeLoRA", "VB-LoRA, largest alone", "Uni-LoRA")
+    for case in (*products, *factored):
         made = make(case, tmp_path / case, modules_to_save=None)
         models = [{"model": str(made.folder), "parameters": {"weight": 1.0}}]
         recipe = {"merge_method": "task_arithmetic", "models": models, "output": {"as": "adapter"}}

@@ -1,14 +1,16 @@
-"""Updates by blocks of a weight: GraLoRA's low-rank ones, and C3A's circulant ones."""
+"""Updates by blocks: GraLoRA's low-rank ones, C3A's circulant ones, and factors of BD-LoRA on a diagonal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from submerge.deferred import torch
-from submerge.store.adapter._computed import Read, SizedUpdate
+from submerge.store.adapter._computed import FactoredUpdate, Read, SizedUpdate
 from submerge.store.format import TensorEntry
 
-__all__ = ["Circulants", "LowRankBlocks"]
+__all__ = ["Circulants", "DiagonalBlocks", "LowRankBlocks", "diagonal_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +79,64 @@ class Circulants(SizedUpdate):
         steps = torch.arange(self.entry.shape[2])
         blocks = read(self.entry)[:, :, (steps - steps.unsqueeze(1)) % len(steps)]  # [m, n, t, s]
         return blocks.transpose(1, 2).reshape(self.size) / self.size[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagonalBlocks(FactoredUpdate):
+    """BD-LoRA: scale · B A, of which one has blocks on its diagonal, and nothing beside them.
+
+    `entry` is B [outputs, r] and `right` A [r, inputs]. The file has the `blocks` of one of them one below the
+    other, without the zeros; with `of_right` that one is A.
+    """
+
+    right: TensorEntry
+    blocks: int
+    of_right: bool
+    scale: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        return "BD-LoRA"
+
+    @property
+    def rank(self) -> int:
+        return self.right.shape[0]
+
+    @property
+    def factor_entries(self) -> tuple[TensorEntry, ...]:
+        return (self.entry, self.right)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        return {self.entry.name: self.scale}
+
+    def pair(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        b, a = read(self.entry), read(self.right)
+        if self.of_right:
+            return b * self.scale, torch.block_diag(*a.chunk(self.blocks))
+        return torch.block_diag(*b.chunk(self.blocks)) * self.scale, a
+
+
+def diagonal_blocks(
+    module: str, left: TensorEntry, right: TensorEntry, config: Mapping[str, Any], *, scale: float
+) -> DiagonalBlocks | str | None:
+    """Return the update of a module by BD-LoRA's configuration: None for plain factors, or what is wrong."""
+    blocks = config.get("nblocks", 1)
+    named = [config.get(f"target_modules_bd_{letter}") or () for letter in "ab"]
+    sides = [any(str(name) in module for name in names) for names in named]
+    if not any(sides):
+        return None
+    if all(sides) or type(blocks) is not int or blocks < 1:
+        return f"is of BD-LoRA in a form that is not known (nblocks {blocks!r})"
+    of_right = sides[0]
+    own = right if of_right else left
+    shapes = (left.shape, right.shape)
+    if any(len(shape) != 2 for shape in shapes) or own.shape[0] % blocks:
+        return f"has factors that do not fit {blocks} blocks, B {left.shape} and A {right.shape}"
+    outputs, rank = left.shape
+    rank, inputs = (rank, right.shape[1] * blocks) if of_right else (rank * blocks, right.shape[1])
+    if rank != right.shape[0]:
+        return f"has factors that do not fit {blocks} blocks, B {left.shape} and A {right.shape}"
+    return DiagonalBlocks(
+        left, False, (outputs, inputs), right=right, blocks=blocks, of_right=of_right, scale=scale
+    )

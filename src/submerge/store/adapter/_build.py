@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._blocks import diagonal_blocks
 from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._config import AdapterConfig
 from submerge.store.adapter._factor_shapes import expert_count, shape_fault
@@ -161,6 +162,9 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         what = f"the adapter of {module} lacks its factor {'B' if left is None else 'A'}"
         build.wrong(what, "copy or download it again; if it was trained sharded, save it gathered")
         return
+    if config.blocks and not embedding and _add_blocks(module, left, right, wrapped, build):
+        _add_bias(module, roles.get("bias"), left, config.scale_of(module, config.rank_of(module)), build)
+        return
     bare = module in build.bare
     own = name if bare else module
     rank = config.rank_of(own)
@@ -188,10 +192,34 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
     if part.copy is not None:
         build.notes.append(f"{module}: the weight itself was saved beside what was trained of it")
     build.put(name, part)
-    if (bias := roles.get("bias")) is not None:
-        if bias.shape != left.shape[:1]:
-            build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
-        build.put(f"{module}.bias", Add(bias, part.scale))
+    _add_bias(module, roles.get("bias"), left, part.scale, build)
+
+
+def _add_bias(module: str, bias: TensorEntry | None, left: TensorEntry, scale: float, build: _Build) -> None:
+    """Add the bias of B to that of the module, where there is one."""
+    if bias is None:
+        return
+    if bias.shape != left.shape[:1]:
+        build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
+    build.put(f"{module}.bias", Add(bias, scale))
+
+
+def _add_blocks(
+    module: str, left: TensorEntry, right: TensorEntry, wrapped: dict[str, TensorEntry], build: _Build
+) -> bool:
+    """Add the update of a module of which a factor has blocks (BD-LoRA); return whether it is one."""
+    config = build.config
+    rank = config.rank_of(module)
+    part = diagonal_blocks(module, left, right, config.blocks, scale=config.scale_of(module, rank))
+    if part is None:
+        return False
+    if isinstance(part, str) or part.rank != rank:
+        what = part if isinstance(part, str) else f"has rank {part.rank}, but the configuration says {rank}"
+        build.wrong(f"the adapter of {module} {what}")
+        return True
+    table = wrapped.pop(f"{module}.weight", None)
+    build.put(f"{module}.weight", replace(part, transposed=config.transposed, copy=table))
+    return True
 
 
 def _add_tuned(

@@ -19,11 +19,11 @@ _READ = frozenset({
 _LORA_INERT = frozenset({
     "corda_config", "enable_lora", "ensure_weight_tying", "eva_config", "loftq_config", "lora_dropout",
     "lora_dtype", "lora_ga_config", "lorap_emb_lr", "lorap_lr_ratio", "megatron_core", "merge_weights",
-    "qalora_group_size",
+    "monteclora_config", "qalora_group_size",
 })  # fmt: skip
 _LORA_READ = frozenset({
     "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_bias", "r", "rank_pattern",
-    "target_parameters", "trainable_token_indices", "use_dora", "use_rslora", "velora_config",
+    "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora", "use_rslora", "velora_config",
 })  # fmt: skip
 
 
