@@ -85,8 +85,8 @@ class Circulants(SizedUpdate):
 class DiagonalBlocks(FactoredUpdate):
     """BD-LoRA: scale · B A, of which one has blocks on its diagonal, and nothing beside them.
 
-    `entry` is B [outputs, r] and `right` A [r, inputs]. The file has the `blocks` of one of them one below the
-    other, without the zeros; with `of_right` that one is A.
+    `entry` is B [outputs, r] and `right` A [r, inputs]. Of one of them, A with `of_right`, the file has the
+    `blocks` one below the other, without the zeros.
     """
 
     right: TensorEntry
@@ -112,9 +112,14 @@ class DiagonalBlocks(FactoredUpdate):
 
     def pair(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
         b, a = read(self.entry), read(self.right)
-        if self.of_right:
-            return b * self.scale, torch.block_diag(*a.chunk(self.blocks))
-        return torch.block_diag(*b.chunk(self.blocks)) * self.scale, a
+        b, a = (b, self._on_diagonal(a)) if self.of_right else (self._on_diagonal(b), a)
+        return b * self.scale, a
+
+    def _on_diagonal(self, stacked: torch.Tensor) -> torch.Tensor:
+        """Return the blocks [k · i, j] that stand one below the other as a matrix [k · i, k · j]."""
+        blocks = stacked.view(self.blocks, -1, stacked.shape[1])
+        own = torch.eye(self.blocks, dtype=stacked.dtype)
+        return torch.einsum("kij,kl->kilj", blocks, own).reshape(len(stacked), -1)
 
 
 def diagonal_blocks(
