@@ -529,6 +529,13 @@ def test_what_is_refused(fault: str, tmp_path: Path) -> None:
         open_adapter(str(folder))
 
 
+def test_patterns_of_ranks_that_are_used(tmp_path: Path) -> None:
+    made = make("HiRA", tmp_path / "a", rank_pattern={"q_proj": 2})
+    adapter = open_adapter(str(made.folder))
+    assert not adapter.left_out
+    same(adapted(made, []), made.merged)
+
+
 def test_places_beyond_the_weight(tmp_path: Path) -> None:
     made = make("SHiRA", tmp_path / "a")
     changed(made.folder, lambda s: {k: v + 99 * k.endswith("indices") for k, v in s.items()})

@@ -155,9 +155,7 @@ def _hira(module: str, entries: Entries, config: AdapterConfig, shared: Entries)
         raise UnfitError("lacks one of hira_A and hira_B")
     if min(len(a.shape), len(b.shape)) < 2 or b.shape[1] != a.shape[0] or set(b.shape[2:]) > {1}:
         raise UnfitError(f"has factors that do not fit each other, A {a.shape} and B {b.shape}")
-    rank = config.rank_of(module)
-    if a.shape[0] != rank:
-        raise UnfitError(f"has rank {a.shape[0]}, but the configuration says {rank}")
+    # there is no scale that a rank counts in, and PEFT may pass over rank_pattern
     return {"weight": Hadamard(b, a, of_embedding or config.transposed)}
 
 
