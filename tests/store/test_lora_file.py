@@ -271,26 +271,51 @@ FLUX: dict[str, tuple[tuple[str, int], ...]] = {
     ),
     "single_blocks.0.modulation.lin": (("single_transformer_blocks.0.norm.linear", 24),),
     "vector_in.in_layer": (("time_text_embed.text_embedder.linear_1", 8),),
+    "final_layer.adaLN_modulation.1": (("norm_out.linear", 16),),
 }
 """Maps of Flux with eight inputs, and those of diffusers that are runs of their rows."""
+FLUX_2: dict[str, tuple[tuple[str, int], ...]] = {
+    "double_blocks.0.img_attn.qkv": FLUX["double_blocks.0.img_attn.qkv"],
+    "double_blocks.0.txt_mlp.0": (("transformer_blocks.0.ff_context.linear_in", 48),),
+    "double_stream_modulation_img.lin": (("double_stream_modulation_img.linear", 48),),
+    "single_blocks.0.linear1": (("single_transformer_blocks.0.attn.to_qkv_mlp_proj", 72),),
+    "final_layer.adaLN_modulation.1": (("norm_out.linear", 16),),
+}
+SD_3: dict[str, tuple[tuple[str, int], ...]] = {
+    "joint_blocks.0.x_block.attn.qkv": FLUX["double_blocks.0.img_attn.qkv"],
+    "joint_blocks.0.context_block.attn.qkv": FLUX["double_blocks.0.txt_attn.qkv"],
+    "joint_blocks.0.x_block.mlp.fc1": (("transformer_blocks.0.ff.net.0.proj", 32),),
+    "joint_blocks.0.context_block.adaLN_modulation.1": (("transformer_blocks.0.norm1_context.linear", 48),),
+    "joint_blocks.1.context_block.adaLN_modulation.1": (("transformer_blocks.1.norm1_context.linear", 16),),
+    "final_layer.adaLN_modulation.1": (("norm_out.linear", 16),),
+}
+SWAPPED = ("final_layer.adaLN_modulation.1", "joint_blocks.1.context_block.adaLN_modulation.1")
+"""Maps whose halves diffusers has in the other order."""
+Runs = dict[str, tuple[tuple[str, int], ...]]
 
 
-def divided(weights: State) -> State:
+def divided(weights: State, maps: Runs) -> State:
     """Return weights of the original's maps as diffusers has them."""
     found = {}
-    for whole, runs in FLUX.items():
-        rows = weights[f"{whole}.weight"].split([count for _, count in runs])
+    for whole, runs in maps.items():
+        values = weights[f"{whole}.weight"]
+        values = values.roll(len(values) // 2, 0) if whole in SWAPPED else values
+        rows = values.split([count for _, count in runs])
         found |= {f"{name}.weight": own.contiguous() for (name, _), own in zip(runs, rows, strict=True)}
     return found
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_flux_in_the_form_of_the_other(flat: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("maps", "flat"),
+    [(FLUX, False), (FLUX, True), (FLUX_2, False), (SD_3, True)],
+    ids=["flux", "flux-flat", "flux-2", "sd-3"],
+)
+def test_denoisers_in_the_form_of_the_other(maps: Runs, flat: bool, tmp_path: Path) -> None:
     """What a file does to the base in its own form, it does to the base in the other form."""
-    sizes = {whole: sum(count for _, count in runs) for whole, runs in FLUX.items()}
+    sizes = {whole: sum(count for _, count in runs) for whole, runs in maps.items()}
     original = {f"{whole}.weight": draw(rows, 8) for whole, rows in sizes.items()}
-    bases = (original, divided(original))
-    rows = [sizes, {name: count for runs in FLUX.values() for name, count in runs}]
+    bases = (original, divided(original, maps))
+    rows = [sizes, {name: count for runs in maps.values() for name, count in runs}]
     for number, own in enumerate(rows):
         tensors = {}
         for seed, (name, count) in enumerate(own.items()):
@@ -301,10 +326,8 @@ def test_flux_in_the_form_of_the_other(flat: bool, tmp_path: Path) -> None:
         adapter = opened(tmp_path, tensors)
         found = [merged(adapter, {f"root.{k}": v for k, v in base.items()}) for base in bases]
         first, second = ({k.removeprefix("root."): v for k, v in state.items()} for state in found)
-        same(divided(first), second)
-        assert not torch.equal(
-            first["single_blocks.0.linear1.weight"], original["single_blocks.0.linear1.weight"]
-        )
+        same(divided(first, maps), second)
+        assert all(not torch.equal(first[name], original[name]) for name in original)
         recipe = {"merge_method": "cat", "base_model": str(tmp_path / "base.safetensors")}
         save_file(bases[1 - number], tmp_path / "base.safetensors")
         models = [{"model": str(tmp_path / "lora.safetensors"), "parameters": {"weight": 1.0}}]

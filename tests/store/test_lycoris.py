@@ -16,7 +16,15 @@ import submerge
 from _models import ROOM
 from store.helpers_adapter import State, applied
 from submerge.errors import RequestError
-from submerge.store import Adapter, Checkpoint, fit_adapter, open_model, with_folded_table
+from submerge.store import (
+    Adapter,
+    Checkpoint,
+    FileTable,
+    byte_view,
+    fit_adapter,
+    open_model,
+    with_folded_table,
+)
 
 Q, CONV, NORM = "x.to_q.weight", "x.conv.weight", "x.norm.weight"
 SHAPES = {Q: (6, 8), CONV: (6, 4, 3, 2), NORM: (8,), "x.norm.bias": (8,)}
@@ -239,10 +247,18 @@ def test_two_scales_of_whole_matrices(tmp_path: Path) -> None:
         opened(tmp_path, "to_q", KRONECKER | ALPHA, ss_network_dim="32")
 
 
-def test_rows_that_move_need_the_whole_update_in_their_table(tmp_path: Path) -> None:
+def test_a_table_with_the_whole_update_in_it(tmp_path: Path) -> None:
+    """So it is read where rows of it move: with what was trained of it, and nothing beside it."""
     save_file(base(), tmp_path / "base.safetensors")
     table = open_model("base.safetensors", root=tmp_path)
     assert isinstance(table, Checkpoint)
     adapter = fit_adapter(opened(tmp_path, "to_q", HADAMARD), SHAPES)
-    with pytest.raises(RequestError, match=r"no product of two matrices.*merge_method: passthrough"):
-        with_folded_table(replace(table, adapter=adapter), Q)
+    folded = with_folded_table(replace(table, adapter=adapter), Q)
+    assert folded.adapter is not None
+    assert Q not in folded.adapter.parts
+    with FileTable() as files:
+        found = torch.empty(6 * 8)
+        for start, stop in ((0, 13), (13, 48)):
+            folded.source(Q, files).read(start, stop - start, byte_view(found[start:stop]))
+        update = adapter.tensor(Q, files)
+    torch.testing.assert_close(found.view(6, 8), base()[Q] + update)

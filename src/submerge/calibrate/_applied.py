@@ -62,7 +62,8 @@ def _applied(adapter: Adapter, name: str, parameter: torch.Tensor, table: FileTa
         magnitude = adapter.magnitude(name, table)
         return values if magnitude is None else _rescaled(values, magnitude.to(values), part.scales_columns)
     if isinstance(part, Transformed):
-        return adapter.row_map(name, table)(values.reshape(len(values), -1), 0).view_as(values)
+        rows = values.reshape(len(values), -1)
+        return adapter.row_map(name, table)(rows, 0, lambda first, last: rows[first:last]).view_as(values)
     new = adapter.tensor(name, table, double=double).to(values)
     if isinstance(part, Rows):
         values[list(part.indices)] = new

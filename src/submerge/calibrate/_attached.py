@@ -44,7 +44,17 @@ from submerge.gating import (
     ungate_module,
 )
 from submerge.names import has_match, layer_of
-from submerge.store import Adapter, LowRankPart, Part, Replace, Rows, fit_adapter, was_trained_on
+from submerge.store import (
+    Adapter,
+    ComputedUpdate,
+    LowRankPart,
+    Part,
+    Replace,
+    Rows,
+    Transformed,
+    fit_adapter,
+    was_trained_on,
+)
 
 __all__ = ["AttachedAdapters", "attached", "fitted_to"]
 
@@ -223,7 +233,7 @@ def _fitted(adapter: Adapter, shapes: Shapes, *, other_rows: bool) -> tuple[Adap
 
 def _is_resized(part: Part, shape: tuple[int, ...]) -> bool:
     """Return whether a table that was saved whole has another number of rows."""
-    if isinstance(part, LowRankPart):
+    if isinstance(part, LowRankPart | ComputedUpdate | Transformed):
         return part.copy is not None and part.copy.shape != shape
     table = part.entry if isinstance(part, Replace) else part.table if isinstance(part, Rows) else None
     return table is not None and tuple(table.shape) != shape

@@ -14,7 +14,6 @@ from functools import cached_property, partial
 
 from submerge.algebra import lengths
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows
@@ -25,6 +24,7 @@ from submerge.store.adapter import (
     LowRankPart,
     Part,
     Replace,
+    RowMap,
     Rows,
     SharedFactors,
     StackedRows,
@@ -117,18 +117,12 @@ class _TableBefore:
 
 
 def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tuple[TensorEntry, RowSource]:
-    """Return a table with what was trained of it, as it is computed when it is read.
-
-    Raises `RequestError` for LoHa and its like, which are known as a whole alone.
-    """
+    """Return a table with what was trained of it, as it is computed when it is read."""
     if isinstance(part, Rows):
         return _trained_table(adapter, name, part, table)
     if isinstance(part, ComputedUpdate | Transformed | StackedRows | SharedFactors):
-        what = (
-            f"its update of {name} is no product of two matrices of its own, and rows of that table are moved"
-        )
-        hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
-        raise RequestError(Problem(what, str(adapter.path), hint))
+        own = replace(adapter, parts={name: part})
+        return _float_entry(name, table), _ChangedTable(own, name, part, table)
     assert not isinstance(part, Replace)  # such a table is the adapter's own, and has nothing beside it
     return _updated_table(adapter, name, part, table)
 
@@ -204,12 +198,59 @@ def _updated_table(
     update as it stands. The sum is float32, or float64 where the table is: nothing is rounded before the
     merge.
     """
-    table = before.entry
-    dtype = "F64" if table.dtype == "F64" else "F32"
-    entry = TensorEntry.in_memory(name, dtype, table.shape)
+    entry = _float_entry(name, before)
     if isinstance(part, Add):
-        return entry, _SummedTable(adapter, part, before, dtype)
-    return entry, _UpdatedTable(adapter, part, before, dtype)
+        return entry, _SummedTable(adapter, part, before, entry.dtype)
+    return entry, _UpdatedTable(adapter, part, before, entry.dtype)
+
+
+def _float_entry(name: str, before: _TableBefore) -> TensorEntry:
+    """Return the entry of a table that is computed: float32, or float64 where the table before it is."""
+    dtype = "F64" if before.entry.dtype == "F64" else "F32"
+    return TensorEntry.in_memory(name, dtype, before.entry.shape)
+
+
+@dataclass(frozen=True)
+class _ChangedTable:
+    """Opens a table whose change is known as a whole alone: that of LoHa, (IA)³, OFT and others.
+
+    What the adapter has of it is read once, by whichever worker comes first.
+    """
+
+    adapter: Adapter
+    name: str
+    part: Part
+    before: _TableBefore
+    _change: Once[RowMap] = field(default_factory=Once, compare=False, repr=False)
+
+    def open(self, table: FileTable) -> Source:
+        """Return where to read the rows."""
+        return ComputedSource(partial(self._changed, table))
+
+    def _changed(self, files: FileTable, start: int, count: int) -> torch.Tensor:
+        """Return elements `start … start + count − 1`."""
+        width, code = math.prod(self.before.entry.shape[1:]), self.before.entry.dtype
+        dtype = torch.float64 if code == "F64" else torch.float32
+
+        def read_rows(first: int, last: int) -> torch.Tensor:
+            values = read_elements(self.before.open(files), code, first * width, (last - first) * width)
+            return values.to(dtype).view(-1, width)
+
+        first, last = start // width, -(-(start + count) // width)
+        row_map = self._change.of(lambda: self._row_map(files))
+        values = row_map(read_rows(first, last), first, read_rows)
+        return values.reshape(-1)[start - first * width :][:count]
+
+    def _row_map(self, files: FileTable) -> RowMap:
+        """Return what gives new rows, of the table's."""
+        if isinstance(self.part, Transformed):
+            return self.adapter.row_map(self.name, files)
+        double = self.before.entry.dtype == "F64"
+        if isinstance(self.part, LowRankPart):
+            left, right = self.adapter.factors(self.name, files, double=double)
+            return lambda rows, top, others: rows + left[top : top + len(rows)] @ right
+        update = self.adapter.tensor(self.name, files, double=double)
+        return lambda rows, top, others: rows + update[top : top + len(rows)].view_as(rows)
 
 
 @dataclass(frozen=True)

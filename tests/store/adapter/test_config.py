@@ -112,7 +112,7 @@ def test_fields_that_the_file_does_not_bear_out(tmp_path: Path, config: dict[str
     [
         ({"peft_type": ["LORA"]}, "is a ['LORA'] adapter, which is not read"),
         ({"peft_type": "lora"}, "write its peft_type as PEFT does: LORA"),
-        ({"peft_type": "RANDLORA"}, "is a RANDLORA adapter, which is not read — merge it with PEFT"),
+        ({"peft_type": "PSOFT"}, "is a PSOFT adapter, which is not read — merge it with PEFT"),
         ({"peft_type": "BONE"}, "merge it with the version of PEFT that it was trained with"),
         ({"peft_type": "PREFIX_TUNING"}, "no plain update of the weights: leave it out"),
         ({"peft_type": None}, "names no peft_type"),
@@ -121,8 +121,7 @@ def test_fields_that_the_file_does_not_bear_out(tmp_path: Path, config: dict[str
         ({"use_qalora": True}, "QALoRA"),
         ({"arrow_config": {"top_k": 2}}, "Arrow"),
         ({"kasa_config": {"beta": 1}}, "KaSA"),
-        ({"monteclora_config": {"num_samples": 1}}, "MonteCLoRA"),
-        ({"use_bdlora": {"nblocks": 2}}, "BD-LoRA"),
+        ({"use_bdlora": {"nblocks": 4, "target_modules_bd_b": ["q"]}}, "do not fit 4 blocks"),
         ({"megatron_config": {"a": 1}}, "Megatron"),
         ({"use_newlora": True}, "use_newlora is set"),
         ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),

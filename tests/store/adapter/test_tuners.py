@@ -18,7 +18,7 @@ import submerge
 from _models import ROOM, quiet_transformers, read, write
 from store.helpers_adapter import MODELS, Made, copied, loaded, same, stored
 from submerge.engine.work._adapter_edit import adapter_edit
-from submerge.errors import RequestError
+from submerge.errors import RequestError, WorkError
 from submerge.store import FileTable, Replace, TensorEntry, fit_adapter, open_adapter
 
 State = dict[str, torch.Tensor]
@@ -30,6 +30,7 @@ GPT2 = ["c_attn", "c_fc", "c_proj"]
 ADALORA = {"init_r": 4, "target_r": 2, "lora_alpha": 6, "total_step": 10}
 OFT = {"oft_block_size": 4, "target_modules": MAPS}
 BY_PARTS = {"r": 0, "oft_block_size": 4}
+BANK = {"r": 2, "num_vectors": 5, "vector_length": 4}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "AdaLoRA": ("llama", "AdaLoraConfig", ADALORA | {"target_modules": MAPS}),
     "AdaLoRA without alpha": ("llama", "AdaLoraConfig", ADALORA | {"lora_alpha": 0, "target_modules": MAPS}),
@@ -119,6 +120,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"n_frequency": 20, "target_modules": MAPS, "scaling": 30.0, "random_loc_seed": 5},
     ),
     "FourierFT, Conv1D": ("gpt2", "FourierFTConfig", {"n_frequency": 20, "target_modules": GPT2}),
+    # whose configuration has one flag for both, that of the last module
+    "FourierFT, Conv1D and linear": (
+        "gpt2-untied",
+        "FourierFTConfig",
+        {"n_frequency": 20, "target_modules": [*GPT2, "lm_head"]},
+    ),
     "MiSS": ("llama", "MissConfig", {"r": 4, "target_modules": MAPS}),
     "MiSS, inputs no multiple": ("llama", "MissConfig", {"r": 5, "target_modules": MAPS}),
     "MiSS, small": (
@@ -126,6 +133,75 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "MissConfig",
         {"r": 4, "mini_r": 2, "init_weights": "mini", "target_modules": MAPS},
     ),
+    "PVeRA": ("llama", "PveraConfig", {"r": 3, "target_modules": MAPS}),
+    "BD-LoRA": (
+        "llama",
+        "LoraConfig",
+        {
+            "r": 4,
+            "lora_alpha": 3,
+            "target_modules": MAPS,
+            "use_bdlora": {
+                "target_modules_bd_a": ["q_proj"],
+                "target_modules_bd_b": ["up_proj"],
+                "nblocks": 2,
+                "match_strict": False,
+            },
+        },
+    ),
+    "MonteCLoRA": ("llama", "LoraConfig", {"r": 4, "target_modules": MAPS, "monteclora_config": {}}),
+    "RandLoRA": ("llama", "RandLoraConfig", {"r": 3, "target_modules": MAPS}),
+    "RandLoRA, Conv1D": ("gpt2", "RandLoraConfig", {"r": 5, "target_modules": GPT2, "sparse": True}),
+    "VB-LoRA": ("llama", "VBLoRAConfig", BANK | {"target_modules": MAPS}),
+    "VB-LoRA, largest alone": (
+        "gpt2",
+        "VBLoRAConfig",
+        BANK | {"target_modules": GPT2, "save_only_topk_weights": True, "topk": 3},
+    ),
+    "Uni-LoRA": ("gpt2", "UniLoraConfig", {"r": 3, "target_modules": GPT2, "save_indices": True}),
+    "DeLoRA": ("llama", "DeloraConfig", {"r": 3, "target_modules": MAPS, "rank_pattern": {"q_proj": 2}}),
+    "GraLoRA": ("llama", "GraloraConfig", {"r": 4, "gralora_k": 2, "hybrid_r": 2, "target_modules": MAPS}),
+    "GraLoRA, Conv1D": ("gpt2", "GraloraConfig", {"r": 4, "gralora_k": 4, "target_modules": GPT2}),
+    "C3A": ("llama", "C3AConfig", {"block_size": 4, "target_modules": MAPS}),
+    "SHiRA": ("llama", "ShiraConfig", {"r": 2, "target_modules": MAPS}),
+    "Super-Tuning": (
+        "llama",
+        "SupertuningConfig",
+        {"sparsity": 0.9, "r": 2, "lora_alpha": 3, "target_modules": MAPS},
+    ),
+    "WaveFT": ("llama", "WaveFTConfig", {"n_frequency": 40, "target_modules": MAPS}),
+    "WaveFT, of an odd size": (
+        "convolutions",
+        "WaveFTConfig",
+        {"n_frequency": 9, "target_modules": ["head"]},
+    ),
+    "WaveFT, Conv1D, as it is": (
+        "gpt2",
+        "WaveFTConfig",
+        {"n_frequency": 40, "target_modules": GPT2, "use_idwt": False},
+    ),
+    "HiRA": ("llama", "HiraConfig", {"r": 3, "target_modules": [*MAPS, "embed_tokens"]}),
+    "HiRA of convolutions": ("convolutions", "HiraConfig", {"r": 2, "target_modules": KERNELS}),
+    "GLoRA": ("llama", "GloraConfig", {"r": 3, "target_modules": MAPS, "config_C": "none"}),
+    "GLoRA of rows": (
+        "bert",
+        "GloraConfig",
+        {
+            "target_modules": ["query", "dense"],
+            "config_A_B": "vector",
+            "config_C": "none",
+            "config_D_E": "vector",
+        },
+    ),
+    **{
+        f"RoAd {number}": (
+            "llama",
+            "RoadConfig",
+            {"variant": f"road_{number}", "group_size": 4, "target_modules": MAPS},
+        )
+        for number in (1, 2, 4)
+    },
+    "BEFT": ("llama", "BeftConfig", {"target_modules": ["q_proj"]}),
     "LN tuning": ("bert", "LNTuningConfig", {"target_modules": ["LayerNorm"]}),
     "trainable tokens": ("llama", "TrainableTokensConfig", {"token_indices": [3, 7, 5]}),
     "trainable tokens, tied": ("tied", "TrainableTokensConfig", {"token_indices": [3, 7, 5]}),
@@ -264,8 +340,10 @@ def test_kinds_become_one_adapter(
 
 
 def test_products_are_factors_of_themselves(tmp_path: Path) -> None:
-    """LoHa and LoKr, with factors and whole, become LoRA without a base."""
-    for case in ("LoHa", "LoKr of whole matrices", "LoKr, both factored"):
+    """LoHa and LoKr, with factors and whole, and what has factors of its own, become LoRA without a base."""
+    products = ("LoHa", "LoKr of whole matrices", "LoKr, both factored", "LoKr with cores")
+    factored = ("LoKr of whole kernels", "BD-LoRA", "DeLoRA", "VB-LoRA, largest alone", "Uni-LoRA")
+    for case in (*products, *factored):
         made = make(case, tmp_path / case, modules_to_save=None)
         models = [{"model": str(made.folder), "parameters": {"weight": 1.0}}]
         recipe = {"merge_method": "task_arithmetic", "models": models, "output": {"as": "adapter"}}
@@ -383,6 +461,28 @@ FAULTS: dict[str, tuple[str, Callable[[State], State], dict[str, Any], str]] = {
         {"init_weights": "bat"},
         "multiplies blocks of the base's weights",
     ),
+    "Uni-LoRA without places": ("Uni-LoRA", without("_A", "_B"), {}, "not saved with it .save_indices."),
+    "Super-Tuning without places": (
+        "Super-Tuning",
+        without("supertuning_indices"),
+        {},
+        "not saved with it .save_precomputed_indices.",
+    ),
+    "WaveFT of other wavelets": (
+        "WaveFT",
+        dict,
+        {"wavelet_family": "db2"},
+        "wavelets that are not known .db2",
+    ),
+    "GLoRA of weights in biases": (
+        "GLoRA",
+        lambda s: s | {f"{Q}.glora_C.Xd": torch.ones(16, 3)},
+        {},
+        "products of the base's weights to biases",
+    ),
+    "RoAd of another variant": ("RoAd 1", dict, {"variant": "road_3"}, "the variant 'road_3'"),
+    "DeLoRA of another rank": ("DeLoRA", dict, {"r": 5}, "has rank 3, but the configuration says 5"),
+    "VB-LoRA of more vectors": ("VB-LoRA", dict, {"topk": 9}, "chooses 9 of 5 vectors"),
     "an unknown variant": ("HRA", dict, {"use_more": True}, "a variant of HRA that is not known"),
     "tokens that are not named": (
         "trainable tokens",
@@ -403,8 +503,22 @@ def test_tables_that_were_saved_beside_factors(tmp_path: Path) -> None:
     recipe = {"merge_method": "passthrough", "models": [{"model": f"{tmp_path / 'base'}+{made.folder}"}]}
     submerge.merge(recipe, tmp_path / "out", settings=ROOM)
     same(read(tmp_path / "out"), other | {"lm_head.weight": made.merged["lm_head.weight"]})
-    with pytest.raises(RequestError, match="holds the weight of lm_head beside what the LoHa does to it"):
-        open_adapter(str(make("LoHa", tmp_path / "b", target_modules=["lm_head"]).folder))
+
+
+@pytest.mark.parametrize(
+    ("case", "table"),
+    [("LoHa", "lm_head"), ("IA3", "lm_head"), ("OFT", "model.embed_tokens"), ("RoAd 2", "lm_head")],
+)
+def test_tables_that_were_saved_beside_other_kinds(case: str, table: str, tmp_path: Path) -> None:
+    """They are changed as those of LoRA are, and count where they are not the base's."""
+    made = make(case, tmp_path / "a", target_modules=table)
+    assert any(key.endswith(f"{table}.base_layer.weight") for key in stored(made.folder))
+    same(adapted(made, [5, 40, 41, 130]), made.merged)
+    name = f"{table}.weight"
+    write(tmp_path / "base", made.merged | {name: made.base[name] + 1}, {"model_type": "llama"})
+    recipe = {"merge_method": "passthrough", "models": [{"model": f"{tmp_path / 'base'}+{made.folder}"}]}
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    same(read(tmp_path / "out"), made.merged)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -413,6 +527,20 @@ def test_what_is_refused(fault: str, tmp_path: Path) -> None:
     folder = changed(make(case, tmp_path / "a").folder, tensors, **fields)
     with pytest.raises(RequestError, match=message):
         open_adapter(str(folder))
+
+
+def test_patterns_of_ranks_that_are_used(tmp_path: Path) -> None:
+    made = make("HiRA", tmp_path / "a", rank_pattern={"q_proj": 2})
+    adapter = open_adapter(str(made.folder))
+    assert not adapter.left_out
+    same(adapted(made, []), made.merged)
+
+
+def test_places_beyond_the_weight(tmp_path: Path) -> None:
+    made = make("SHiRA", tmp_path / "a")
+    changed(made.folder, lambda s: {k: v + 99 * k.endswith("indices") for k, v in s.items()})
+    with pytest.raises(WorkError, match="shira_indices names a place beyond 16"):
+        adapted(made, [])
 
 
 def test_a_base_of_another_size(several: dict[str, Made]) -> None:

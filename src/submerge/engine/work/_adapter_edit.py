@@ -207,7 +207,9 @@ class MultipliedRows(ChangedRows):
         return self._width
 
     def new_rows(self, rows: torch.Tensor, top: int, read: Read) -> torch.Tensor:
-        return self._row_map.of(lambda: self._adapter.row_map(self._name, self._table))(rows, top)
+        row_map = self._row_map.of(lambda: self._adapter.row_map(self._name, self._table))
+        width = self.width
+        return row_map(rows, top, lambda first, last: read(first * width, last * width).view(-1, width))
 
 
 class ReplacedRows(AdapterEdit):

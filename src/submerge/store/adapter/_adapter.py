@@ -10,7 +10,7 @@ from typing import Any
 
 from submerge.deferred import np, torch
 from submerge.store.adapter._composed import Composed
-from submerge.store.adapter._computed import ComputedUpdate
+from submerge.store.adapter._computed import ComputedUpdate, FactoredUpdate
 from submerge.store.adapter._parts import (
     Add,
     FactoredProduct,
@@ -154,7 +154,7 @@ class Adapter:
             return "some of its rows were saved, as new values"
         if isinstance(part, ComputedUpdate):
             what = "a product of matrices" if isinstance(part, Composed) else "computed as a whole"
-            return f"it is {what} ({part.product})"
+            return f"it is {what} ({part.kind})"
         if isinstance(part, StackedRows):
             return "it is of several maps in one"
         return "it is an update of a bias, which has no factors, or a difference of all values"
@@ -162,12 +162,14 @@ class Adapter:
     def low_rank(self, name: str) -> LowRankPart | None:
         """Return a part as a low-rank update that needs no base, or None where it is none.
 
-        LoHa and LoKr do not tell convolutions from linear maps: names tell the commonest of the latter, but
-        not in pipelines.
+        LoHa and LoKr do not tell convolutions without cores and whole kernels from linear maps: names tell
+        the commonest of the latter, but not in pipelines.
         """
         part = self.parts[name]
-        is_map = isinstance(part, Composed) and part.is_matrix and _LINEAR.search(name)
-        if isinstance(part, Composed) and is_map and not is_of_pipeline(self.form):
+        if isinstance(part, FactoredUpdate):
+            return FactoredProduct.of(part)
+        is_known = isinstance(part, Composed) and (part.kernel or _LINEAR.search(name))
+        if isinstance(part, Composed) and is_known and not is_of_pipeline(self.form):
             return FactoredProduct.of(part)
         return part if isinstance(part, LowRankPart) and self.dense_only(name) is None else None
 
@@ -233,11 +235,11 @@ class Adapter:
         else:
             a, b = a.flatten(1), b.flatten(1)  # a convolution's kernel into the inputs
         if isinstance(part, SharedFactors):
-            b, a = b[: part.size[0]], a[:, : part.size[1]]
+            b, a = b[: part.size[0]], a[: part.rank, : part.size[1]]
             if part.outside is not None:
                 b = self._floats(part.outside, table).flatten().to(b).unsqueeze(1) * b
         if part.between is not None:
-            a = self._floats(part.between, table).flatten().to(a).unsqueeze(1) * a
+            a = self._floats(part.between, table).flatten()[: len(a)].to(a).unsqueeze(1) * a
         left, right = (a.mT, b.mT) if part.transposed else (b, a)
         left = left[slice(*part.rows)] if part.rows else left
         scale = part.scale
@@ -286,8 +288,13 @@ class Adapter:
         if isinstance(part, LowRankPart):
             left, right = self._pair(part, table, double=double)
             return left @ right
-        update = part.values(lambda entry: self._floats(entry, table).float())
+        update = part.values(lambda entry: self._narrow(entry, table))
         return update.double() if double else update
+
+    def _narrow(self, entry: TensorEntry, table: FileTable) -> torch.Tensor:
+        """Return an entry's values, floats in float32."""
+        values = self._floats(entry, table)
+        return values.float() if values.is_floating_point() else values
 
     def source(self, entry: TensorEntry, table: FileTable) -> Source:
         """Return where to read an entry's values by ranges: its file, opened in `table`, or memory."""

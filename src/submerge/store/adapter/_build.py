@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._blocks import diagonal_blocks
+from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._config import AdapterConfig
 from submerge.store.adapter._factor_shapes import expert_count, shape_fault
 from submerge.store.adapter._keys import FactorKeys, SortedKeys, sort_keys
 from submerge.store.adapter._kinds import LORA
 from submerge.store.adapter._parts import PACKED_ORDER, Add, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._transformed import Transformed
 from submerge.store.adapter._tuners import shared_tensors, tuner_parts
 from submerge.store.format import DTYPES, TensorEntry
 
@@ -159,6 +162,9 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         what = f"the adapter of {module} lacks its factor {'B' if left is None else 'A'}"
         build.wrong(what, "copy or download it again; if it was trained sharded, save it gathered")
         return
+    if config.blocks and not embedding and _add_blocks(module, left, right, wrapped, build):
+        _add_bias(module, roles.get("bias"), left, config.scale_of(module, config.rank_of(module)), build)
+        return
     bare = module in build.bare
     own = name if bare else module
     rank = config.rank_of(own)
@@ -184,12 +190,36 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         kind="embedding" if embedding else "parameter" if bare else "linear",
     )
     if part.copy is not None:
-        build.notes.append(f"{module}: the weight itself was saved beside the factors")
+        build.notes.append(f"{module}: the weight itself was saved beside what was trained of it")
     build.put(name, part)
-    if (bias := roles.get("bias")) is not None:
-        if bias.shape != left.shape[:1]:
-            build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
-        build.put(f"{module}.bias", Add(bias, part.scale))
+    _add_bias(module, roles.get("bias"), left, part.scale, build)
+
+
+def _add_bias(module: str, bias: TensorEntry | None, left: TensorEntry, scale: float, build: _Build) -> None:
+    """Add the bias of B to that of the module, where there is one."""
+    if bias is None:
+        return
+    if bias.shape != left.shape[:1]:
+        build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
+    build.put(f"{module}.bias", Add(bias, scale))
+
+
+def _add_blocks(
+    module: str, left: TensorEntry, right: TensorEntry, wrapped: dict[str, TensorEntry], build: _Build
+) -> bool:
+    """Add the update of a module of which a factor has blocks (BD-LoRA); return whether it is one."""
+    config = build.config
+    rank = config.rank_of(module)
+    part = diagonal_blocks(module, left, right, config.blocks, scale=config.scale_of(module, rank))
+    if part is None:
+        return False
+    if isinstance(part, str) or part.rank != rank:
+        what = part if isinstance(part, str) else f"has rank {part.rank}, but the configuration says {rank}"
+        build.wrong(f"the adapter of {module} {what}")
+        return True
+    table = wrapped.pop(f"{module}.weight", None)
+    build.put(f"{module}.weight", replace(part, transposed=config.transposed, copy=table))
+    return True
 
 
 def _add_tuned(
@@ -213,9 +243,9 @@ def _add_tuned(
     if not parts:
         build.notes.append(f"{module} has no rank left")
     table, part = wrapped.pop(f"{module}.weight", None), parts.get("weight")
-    if table is not None and isinstance(part, LowRankPart):
-        parts["weight"] = replace(part, copy=table)
-        build.notes.append(f"{module}: the weight itself was saved beside the factors")
+    if table is not None and (part is None or isinstance(part, LowRankPart | ComputedUpdate | Transformed)):
+        parts["weight"] = Replace(table) if part is None else replace(part, copy=table)
+        build.notes.append(f"{module}: the weight itself was saved beside what was trained of it")
     elif table is not None:
         what = f"holds the weight of {module} beside what the {build.config.kind.name} does to it"
         build.wrong(what, "merge it with PEFT (merge_and_unload) and give the checkpoint")

@@ -33,6 +33,19 @@ class Operand:
         return None if self.second is None else self.second.shape[0]
 
     @property
+    def factored_rank(self) -> int:
+        """The rank of `factors`."""
+        if self.core is not None:
+            return self.core.shape[0]
+        return self.rank or min(self.shape)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel of a convolution where the file tells it; else empty, as of a linear map."""
+        entry = self.core or self.whole
+        return () if entry is None else entry.shape[2:]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """The matrix' shape."""
         if self.whole is not None:
@@ -61,12 +74,15 @@ class Operand:
         return torch.einsum("ab...,am,bi->mi...", read(self.core), first, second).flatten(1)
 
     def factors(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return left [m, r] and right [r, n], whose product is the matrix without a core."""
+        """Return left [m, r] and right [r, n], whose product is the matrix."""
         if self.whole is not None:
             return _as_factors(read(self.whole).flatten(1))
         assert self.first is not None
         assert self.second is not None
-        return read(self.first), read(self.second)
+        if self.core is None:
+            return read(self.first), read(self.second)
+        right = torch.einsum("ab...,bi->ai...", read(self.core), read(self.second))
+        return read(self.first).mT, right.flatten(1)
 
 
 def _as_factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,6 +109,10 @@ class Composed(ComputedUpdate):
     by_axes: bool = False
 
     @property
+    def kind(self) -> str:
+        return self.product
+
+    @property
     def rank(self) -> int | None:
         """The rank that alpha is divided by; None where neither matrix is factored."""
         ranks = (self.second.rank, self.first.rank) if self.product == "LoKr" else (self.first.rank,)
@@ -115,16 +135,16 @@ class Composed(ComputedUpdate):
         return {self.first.entries[0].name: self.scale}
 
     @property
-    def is_matrix(self) -> bool:
-        """Whether nothing in the file says that it is the update of a convolution."""
-        whole = [one.whole for one in (self.first, self.second) if one.whole is not None]
-        return not (self.first.core or self.second.core) and all(len(entry.shape) == 2 for entry in whole)
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel of a convolution where the file tells it; else empty, as of a linear map."""
+        return self.first.kernel or self.second.kernel
 
     @property
     def factored_rank(self) -> int:
         """The rank of `factors`."""
-        ranks = [one.rank or min(one.shape) for one in (self.first, self.second)]
-        return min(math.prod(ranks), *self.matrix)
+        if self.by_axes:
+            return min(self.matrix)
+        return min(self.first.factored_rank * self.second.factored_rank, *self.matrix)
 
     def factors(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
         """Return left [m, r], with the scale, and right [r, n], whose product is the update.

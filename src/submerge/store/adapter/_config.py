@@ -39,6 +39,7 @@ class AdapterConfig:
     notes: tuple[str, ...]
     unknown: tuple[str, ...] = ()
     settings: Mapping[str, bool | int | float] = field(default_factory=dict)
+    blocks: Mapping[str, Any] = field(default_factory=dict)
 
     def rank_of(self, module: str) -> int:
         """Return the rank that the configuration gives a module, by its path in the model."""
@@ -108,6 +109,7 @@ def adapter_config(raw: Mapping[str, Any], where: str, kind: AdapterKind = LORA)
         notes=remarks(raw, kind),
         unknown=unknown_fields(raw, kind),
         settings={name: read.setting(name, default) for name, default in kind.settings.items()},
+        blocks=read.table("use_bdlora", lambda _, value: value),
     )
     if problems:
         raise RequestError(problems)

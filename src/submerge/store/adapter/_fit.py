@@ -10,6 +10,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.names import NameMatch, has_match, layer_of, match_names
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._computed import ComputedUpdate, SizedUpdate
+from submerge.store.adapter._entrywise import Hadamard
 from submerge.store.adapter._experts import experts_apart, settled_experts
 from submerge.store.adapter._experts_together import experts_together
 from submerge.store.adapter._lora_fit import of_one_model
@@ -39,7 +40,7 @@ _UNTIE = (
 )
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _PACKED = re.compile(r"\.experts\.(?:gate_up|gate|up|down)_proj(?:\.weight)?$")
-_WithLayout = LowRankPart | Scaled | SizedUpdate
+_WithLayout = LowRankPart | Scaled | SizedUpdate | Hadamard
 """Parts that may be of a parameter which is stored as [inputs, outputs]."""
 _TABLE = re.compile(r"(?:embed\w*|lm_head|wte|shared|word_embeddings)\.weight$")
 
@@ -102,7 +103,7 @@ def fit_adapter(
     fitted = settled_experts(fitted, shapes, version, where)
     if not is_of_pipeline(adapter.form):  # no flag of theirs says a layout for all modules
         fitted = _squares(fitted, shapes)
-    fitted |= _scaled_biases(fitted, shapes)
+    fitted |= _biases(fitted, shapes)
     names = {target: name for name, target in matched.names.items() if name in adapter.parts}
     left_out = (*adapter.left_out, *lacking)
     parts = dict(sorted(fitted.items()))
@@ -186,6 +187,8 @@ def _shape(part: Part) -> tuple[int, ...]:
         return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
     if isinstance(part, StackedRows):
         return part.shape
+    if isinstance(part, ComputedUpdate | Transformed) and part.copy is not None:
+        return part.copy.shape
     return part.matrix if isinstance(part, ComputedUpdate) else part.entry.shape
 
 
@@ -218,6 +221,8 @@ def _is_saved(part: Part) -> bool:
     """Return whether a part tells all values of its parameter, without those of the base."""
     if isinstance(part, LowRankPart):
         return part.copy is not None and part.copy.shape == part.stored
+    if isinstance(part, ComputedUpdate | Transformed):
+        return part.copy is not None
     return isinstance(part, Replace) or (isinstance(part, Rows) and part.table is not None)
 
 
@@ -234,8 +239,11 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
             part, "" if part.stored == shape else f"is an update of the shape {list(part.stored)}"
         )
     if isinstance(part, ComputedUpdate | Transformed):
-        fitted = part.fitted(shape, either_layout=either_layout)
-        return _Settled(part, _misfit(part)) if fitted is None else _Settled(fitted)
+        of = shape if part.copy is None else part.copy.shape  # which may be that of another vocabulary
+        fitted = part.fitted(of, either_layout=either_layout)
+        if fitted is None:
+            return _Settled(part, _misfit(part))
+        return _Settled(fitted, "" if of == shape else f"has the shape {list(of)}")
     if isinstance(part, SharedFactors):
         sized = part.sized(shape, either_layout=either_layout)
         return _Settled(part, f"is an update of {part.size[0]} outputs") if sized is None else _Settled(sized)
@@ -258,7 +266,7 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
 def _misfit(part: ComputedUpdate | Transformed) -> str:
     if isinstance(part, Transformed):
         return f"is multiplied by a tensor {list(part.entry.shape)} ({part.kind})"
-    return f"is an update of the shape {list(part.matrix)}" if any(part.matrix) else f"has {part.product}"
+    return f"is an update of the shape {list(part.matrix)}" if any(part.matrix) else f"has {part.kind}"
 
 
 def _fits(part: LowRankPart, shape: tuple[int, ...]) -> bool:
@@ -267,43 +275,65 @@ def _fits(part: LowRankPart, shape: tuple[int, ...]) -> bool:
     return part.stored == shape or single or _same_map(part.stored, shape)
 
 
-def _scaled_biases(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
-    """Return what (IA)³ does to the biases that the base has beside weights whose outputs it scales."""
-    scaled = {
-        f"{name.removesuffix('.weight')}.bias": part
-        for name, part in parts.items()
-        if isinstance(part, Scaled) and not part.by_input and name.endswith(".weight")
-    }
-    return {
-        name: replace(part, transposed=False)
-        for name, part in scaled.items()
-        if shapes.get(name) == (part.entry.numel,)
-    }
+def _biases(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
+    """Return what (IA)³ and RoAd do to the biases beside weights whose outputs they change."""
+    found: dict[str, Part] = {}
+    for name, part in parts.items():
+        bias = f"{name.removesuffix('.weight')}.bias"
+        if not isinstance(part, Transformed) or not name.endswith(".weight") or bias not in shapes:
+            continue
+        own, saved = part.of_bias(), parts.get(bias)
+        fitted = own and own.fitted(shapes[bias], either_layout=False)
+        if fitted:
+            found[bias] = replace(fitted, copy=saved.entry if isinstance(saved, Replace) else None)
+    return found
 
 
 def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
-    """Return the parts with square matrices in the layout of the base's other matrices of that layer.
+    """Return the parts whose shape does not tell the layout in that of the base's matrices of that layer.
 
-    The adapter has one flag for all modules, which is wrong for some if it has both kinds. A bias of the
-    base tells which side of its weight are the outputs; where no bias does, the adapter's own matrices of
-    that layer that are not square.
+    The adapter has one flag for all modules, which is wrong for some if it has both kinds. The bias of a
+    matrix tells which side of it are the outputs, and those of others of its layer; where no bias does, the
+    adapter's own matrices of that layer that are not square.
     """
     votes: dict[tuple[str, int] | None, set[bool]] = {}
     for name, shape in shapes.items():
-        bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
-        if len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],)):
-            votes.setdefault(layer_of(name), set()).add(bias == (shape[1],))
+        if (vote := _vote(name, shape, shapes)) is not None:
+            votes.setdefault(layer_of(name), set()).add(vote)
     sizes = {name: size for name, part in parts.items() if (size := _size(part, shapes[name]))}
     linear = {name: part for name, part in parts.items() if name in sizes and isinstance(part, _WithLayout)}
     own_votes: dict[tuple[str, int] | None, set[bool]] = {}
     for name, part in linear.items():
-        if len(set(sizes[name])) > 1:
+        if not _fits_either_way(part, sizes[name]):
             own_votes.setdefault(layer_of(name), set()).add(part.transposed)
     for name, part in linear.items():
+        vote = _vote(name, sizes[name], shapes)
         layouts = votes.get(layer_of(name)) or own_votes.get(layer_of(name), set())
-        if len(set(sizes[name])) == 1 and len(layouts) == 1:
-            parts[name] = replace(part, transposed=layouts == {True})
+        layouts = layouts if vote is None else {vote}
+        if _fits_either_way(part, sizes[name]) and len(layouts) == 1:
+            parts[name] = _in_layout(part, sizes[name], transposed=layouts == {True})
     return parts
+
+
+def _vote(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
+    """Return whether a matrix is stored as [inputs, outputs], as its bias tells; None where none does."""
+    bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
+    is_told = len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],))
+    return bias == (shape[1],) if is_told else None
+
+
+def _fits_either_way(part: _WithLayout, shape: tuple[int, ...]) -> bool:
+    """Return whether a part is the same size for a parameter that is stored transposed."""
+    if isinstance(part, SizedUpdate):
+        return part.of_conv1d and part.takes(*shape) and part.takes(*reversed(shape))
+    return len(set(shape)) == 1
+
+
+def _in_layout(part: _WithLayout, shape: tuple[int, ...], *, transposed: bool) -> Part:
+    if isinstance(part, SizedUpdate):
+        size = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
+        return replace(part, transposed=transposed, size=size)
+    return replace(part, transposed=transposed)
 
 
 def _size(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:

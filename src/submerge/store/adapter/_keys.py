@@ -41,8 +41,11 @@ _OWNED = re.compile(
     r"(?P<name>\.(?!(?:weight|bias)$)[^.]+)(?=\.(?:weight|bias)$|$)"
 )
 # how names of tensors begin that only adapters have
-_LIKE = re.compile(r"(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|hra|vera|fourierft|miss)_")
-_INERT = re.compile(r"\.lora_velora_embed$")
+_LIKE = re.compile(
+    r"(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|hra|p?vera|fourierft|miss|randlora|vblora|unilora|delora|gralora|c3a"
+    r"|shira|supertuning|waveft|hira|glora|road|beft)_"
+)
+_INERT = re.compile(r"\.lora_(?:velora_embed$|monteclora_sampler(?:\.|$))")
 # with bias="all", and of embeddings that were resized, PEFT also saves what is inside its wrappers of
 # modules_to_save: the same values under the wrapper's name, and the ones from before the training
 _WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*(?:bias|weight)$)")

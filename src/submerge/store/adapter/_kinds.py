@@ -19,11 +19,11 @@ _READ = frozenset({
 _LORA_INERT = frozenset({
     "corda_config", "enable_lora", "ensure_weight_tying", "eva_config", "loftq_config", "lora_dropout",
     "lora_dtype", "lora_ga_config", "lorap_emb_lr", "lorap_lr_ratio", "megatron_core", "merge_weights",
-    "qalora_group_size",
+    "monteclora_config", "qalora_group_size",
 })  # fmt: skip
 _LORA_READ = frozenset({
     "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_bias", "r", "rank_pattern",
-    "target_parameters", "trainable_token_indices", "use_dora", "use_rslora", "velora_config",
+    "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora", "use_rslora", "velora_config",
 })  # fmt: skip
 
 
@@ -112,6 +112,88 @@ KINDS: Mapping[str, AdapterKind] = {
     ),
     "MISS": AdapterKind("MiSS", ("miss_block",), frozenset({"mini_r", "miss_dropout", "r"})),
     "LN_TUNING": AdapterKind("LN tuning", ("ln_tuning_layers.weight", "ln_tuning_layers.bias")),
+    "PVERA": AdapterKind(
+        "PVeRA",
+        ("pvera_lambda_b", "pvera_lambda_d"),
+        frozenset({
+            "d_initial", "generator_seed", "projection_prng_key", "pvera_dropout", "r", "sample_at_inference",
+            "save_projection",
+        }),
+        shared=("pvera_A", "pvera_B"),
+    ),
+    "RANDLORA": AdapterKind(
+        "RandLoRA",
+        ("randlora_lambda", "randlora_gamma"),
+        frozenset({
+            "projection_prng_key", "r", "randlora_dropout", "save_projection", "sparse", "very_sparse",
+        }),
+        shared=("randlora_A", "randlora_B"),
+        settings={"randlora_alpha": 640.0},
+    ),
+    "VBLORA": AdapterKind(
+        "VB-LoRA",
+        tuple(
+            f"vblora_logits_{letter}{end}"
+            for letter in "AB"
+            for end in ("", "_topk_indices", "_topk_weights")
+        ),
+        frozenset({
+            "init_logits_std", "init_vector_bank_bound", "num_vectors", "r", "save_only_topk_weights",
+            "vblora_dropout", "vector_length",
+        }),
+        shared=("vblora_vector_bank",),
+        settings={"topk": 2},
+    ),
+    "UNILORA": AdapterKind(
+        "Uni-LoRA",
+        ("unilora_indices_A", "unilora_indices_B", "unilora_scales_A", "unilora_scales_B"),
+        frozenset({
+            "init_theta_d_bound", "proj_seed", "r", "save_indices", "theta_d_length", "unilora_dropout",
+        }),
+        shared=("unilora_theta_d",),
+    ),
+    "DELORA": AdapterKind(
+        "DeLoRA",
+        ("delora_A", "delora_B", "delora_lambda", "delora_w_norm"),
+        frozenset({"delora_lambda", "lambda_pattern", "module_dropout", "r", "rank_pattern"}),
+    ),
+    "GRALORA": AdapterKind(
+        "GraLoRA",
+        ("gralora_A", "gralora_B", "gralora_A_general.weight", "gralora_B_general.weight"),
+        frozenset({"gralora_dropout", "gralora_k", "hybrid_r", "r"}),
+        settings={"alpha": 64.0},
+    ),
+    "C3A": AdapterKind("C3A", ("c3a_kernel",), frozenset({"block_size", "block_size_pattern"})),
+    "SHIRA": AdapterKind(
+        "SHiRA", ("shira_weight", "shira_indices"), frozenset({"mask_type", "r", "random_seed"})
+    ),
+    "SUPERTUNING": AdapterKind(
+        "Super-Tuning",
+        ("supertuning_values", "supertuning_indices", "supertuning_lora_A.weight",
+         "supertuning_lora_B.weight"),
+        frozenset({"lora_dropout", "r", "save_precomputed_indices", "select_top", "sparsity"}),
+        settings={"lora_alpha": 1.0},
+    ),
+    "WAVEFT": AdapterKind(
+        "WaveFT",
+        ("waveft_spectrum",),
+        frozenset({"n_frequency", "n_frequency_pattern", "proportional_parameters", "wavelet_family"}),
+        settings={"random_loc_seed": 777, "scaling": 25.0, "use_idwt": True},
+    ),
+    "HIRA": AdapterKind(
+        "HiRA",
+        ("hira_A", "hira_B", "hira_embedding_A", "hira_embedding_B"),
+        frozenset({"hira_dropout", "r", "rank_pattern"}),
+    ),
+    "GLORA": AdapterKind(
+        "GLoRA",
+        tuple(f"glora_{letter}.{end}" for letter in "ABCDE" for end in ("Xd", "Xu", "X", "zeros")),
+        frozenset({"config_A_B", "config_C", "config_D_E", "r"}),
+    ),
+    "ROAD": AdapterKind(
+        "RoAd", ("road_theta", "road_alpha"), frozenset({"variant"}), settings={"group_size": 64}
+    ),
+    "BEFT": AdapterKind("BEFT", ("beft_bias",)),
     "TRAINABLE_TOKENS": AdapterKind(
         "trainable tokens", ("trainable_tokens_delta",), frozenset({"token_indices"})
     ),

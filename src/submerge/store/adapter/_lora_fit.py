@@ -10,7 +10,7 @@ from itertools import combinations
 from submerge.errors import Problem, RequestError
 from submerge.names import match_names
 from submerge.store.adapter._adapter import Adapter
-from submerge.store.adapter._flux import flux_parts
+from submerge.store.adapter._denoiser_forms import other_form
 from submerge.store.adapter._lora_names import component_of
 from submerge.store.adapter._open_clip import has_open_clip, open_clip_parts
 from submerge.store.adapter._parts import Part
@@ -57,7 +57,7 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
     }
     for component in components.keys() - fitting.keys():
         own = components[component]
-        placed = open_clip_parts(own, shapes, fits) or flux_parts(own, shapes, fits)
+        placed = open_clip_parts(own, shapes, fits) or other_form(own, shapes, fits)
         if placed:
             fitting[component] = placed
     for component in components.keys() - fitting.keys():

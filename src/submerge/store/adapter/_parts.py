@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from submerge.store.adapter._composed import Composed
-from submerge.store.adapter._computed import ComputedUpdate
+from submerge.store.adapter._computed import ComputedUpdate, FactoredUpdate
 from submerge.store.adapter._transformed import Transformed
 from submerge.store.format import TensorEntry
 
@@ -156,21 +156,28 @@ class PackedExperts(LowRankPart):
 
 @dataclass(frozen=True)
 class FactoredProduct(LowRankPart):
-    """LoHa or LoKr as an update by factors, which are computed of the `product`.
+    """LoHa, LoKr and others as an update by factors, which are computed of the `product`.
 
     `left_entry` and `right_entry` have their shapes, and are in no file.
     """
 
-    product: Composed | None = None
+    product: Composed | FactoredUpdate | None = None
 
     @classmethod
-    def of(cls, product: Composed) -> FactoredProduct:
-        """Return a product of matrices, the update of a linear map, in this form."""
-        (name,) = product.settings
-        (m, n), rank, dtype = product.matrix, product.factored_rank, product.first.entries[0].dtype
-        left = TensorEntry(f"{name} (left)", dtype, (m, rank), None, 0, 0)
-        right = TensorEntry(f"{name} (right)", dtype, (rank, n), None, 0, 0)
-        return cls(left, right, product.scale, product=product)
+    def of(cls, product: Composed | FactoredUpdate) -> FactoredProduct:
+        """Return a product, the update of a linear map or of a known kernel, in this form."""
+        kernel: Shape = ()
+        scale, transposed = 1.0, False
+        if isinstance(product, Composed):
+            first, rank, scale = product.first.entries[0], product.factored_rank, product.scale
+            kernel = product.kernel
+        else:
+            first, rank, transposed = product.entry, product.rank, product.transposed
+        (m, n), name = product.matrix, first.name
+        outputs, inputs = (n, m) if transposed else (m, n // math.prod(kernel))
+        left = TensorEntry(f"{name} (left)", first.dtype, (outputs, rank), None, 0, 0)
+        right = TensorEntry(f"{name} (right)", first.dtype, (rank, inputs, *kernel), None, 0, 0)
+        return cls(left, right, scale, transposed=transposed, copy=product.copy, product=product)
 
 
 @dataclass(frozen=True)
@@ -178,11 +185,17 @@ class SharedFactors(LowRankPart):
     """The update diag(b) B diag(d) A, with factors B and A that all modules share (VeRA, 2310.11454).
 
     `outside` is b [outputs], `between` d [r]. The first `size` rows of B and columns of A are the module's.
-    How many inputs it has, the base alone tells.
+    How many inputs it has, the base alone tells. PVeRA (2512.07703) has another half of d and of A's rows, of
+    which PEFT merges nothing: a variance, to be drawn with.
     """
 
     outside: TensorEntry | None = None
     size: tuple[int, int] = (0, 0)
+
+    @property
+    def rank(self) -> int:
+        """The rank of the factors."""
+        return self.left_entry.shape[1]
 
     @property
     def factor_entries(self) -> tuple[TensorEntry, ...]:
@@ -279,4 +292,4 @@ def saved_table(part: Part) -> TensorEntry | None:
         return part.table
     if isinstance(part, LowRankPart) and part.copy and part.copy.shape == part.stored:
         return part.copy
-    return None
+    return part.copy if isinstance(part, ComputedUpdate | Transformed) else None

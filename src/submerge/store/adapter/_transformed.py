@@ -1,7 +1,7 @@
 """New values of a parameter that are a function of the base's: (IA)³, OFT, BOFT and HRA.
 
-W [m, n] is the parameter with all dimensions after the first as one. New values are diag(s) W M, so that
-those of a row depend on that row alone.
+W [m, n] is the parameter with all dimensions after the first as one. New values of these kinds are
+diag(s) W M, so that those of a row depend on that row alone.
 """
 
 from __future__ import annotations
@@ -9,24 +9,33 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from submerge.deferred import torch
 from submerge.store.adapter._computed import Read
 from submerge.store.format import TensorEntry
 
-__all__ = ["Butterfly", "Reflections", "Rotations", "RowMap", "Scaled", "Transformed"]
+__all__ = ["Butterfly", "Reflections", "Rotations", "RowMap", "RowReader", "Scaled", "Transformed"]
 
-RowMap: TypeAlias = Callable[["torch.Tensor", int], "torch.Tensor"]
-"""Returns the new values of rows [k, n] of W, the first of which is that of the number."""
+RowReader: TypeAlias = Callable[[int, int], "torch.Tensor"]
+"""Returns rows [first, last) of W, in the type of all."""
+RowMap: TypeAlias = Callable[["torch.Tensor", int, RowReader], "torch.Tensor"]
+"""Returns the new values of rows [k, n] of W, the first of which is that of the number.
+
+Others, which new values of few kinds depend on, are read.
+"""
 
 
 @dataclass(frozen=True)
 class Transformed(ABC):
-    """What an adapter multiplies a parameter by; `entry` is the first of its tensors."""
+    """What an adapter does to the values of a parameter; `entry` is the first of its tensors.
+
+    `copy` is the parameter itself, as saved beside it.
+    """
 
     entry: TensorEntry
+    copy: TensorEntry | None = field(default=None, kw_only=True)
 
     @property
     def shape(self) -> None:
@@ -55,6 +64,10 @@ class Transformed(ABC):
         """
         del either_layout
         return self if shape and self.takes(shape[0], math.prod(shape[1:])) else None
+
+    def of_bias(self) -> Transformed | None:
+        """Return what it does to the bias beside a weight; None where that stays as it is."""
+        return None
 
     @abstractmethod
     def takes(self, m: int, n: int) -> bool:
@@ -92,16 +105,19 @@ class Scaled(Transformed):
                 return replace(self, transposed=transposed)
         return None
 
+    def of_bias(self) -> Transformed | None:
+        return None if self.by_input else replace(self, transposed=False)
+
     def takes(self, m: int, n: int) -> bool:
         return (n % self.entry.numel == 0) if self.by_input != self.transposed else m == self.entry.numel
 
     def row_map(self, read: Read) -> RowMap:
         scales = read(self.entry).flatten()
 
-        def by_column(rows: torch.Tensor, top: int) -> torch.Tensor:
+        def by_column(rows: torch.Tensor, top: int, others: RowReader) -> torch.Tensor:
             return rows * scales.repeat_interleave(rows.shape[1] // scales.numel()).to(rows)
 
-        def by_row(rows: torch.Tensor, top: int) -> torch.Tensor:
+        def by_row(rows: torch.Tensor, top: int, others: RowReader) -> torch.Tensor:
             return rows * scales[top : top + len(rows)].to(rows).unsqueeze(1)
 
         return by_column if self.by_input != self.transposed else by_row
@@ -151,7 +167,7 @@ class Rotations(Transformed):
         turned = self._rotations(read(self.entry).double())
         turned = turned if self.of_embedding else turned.mT
 
-        def new_rows(rows: torch.Tensor, top: int) -> torch.Tensor:
+        def new_rows(rows: torch.Tensor, top: int, others: RowReader) -> torch.Tensor:
             blocks = rows.reshape(len(rows), -1, self.block)
             own = turned.to(rows).expand(blocks.shape[1], -1, -1)
             return torch.einsum("krc,rcd->krd", blocks, own).flatten(1)
@@ -214,7 +230,7 @@ class Butterfly(Transformed):
         rotations = _cayley((blocks - blocks.mT) / 2)
         scales = read(self.scales).flatten()
 
-        def new_rows(rows: torch.Tensor, top: int) -> torch.Tensor:
+        def new_rows(rows: torch.Tensor, top: int, others: RowReader) -> torch.Tensor:
             new = rows
             for number, own in enumerate(rotations):
                 order = _butterfly_order(rows.shape[1], len(own), number)
@@ -258,7 +274,7 @@ class Reflections(Transformed):
         vectors = read(self.entry).double()
         unit = torch.linalg.qr(vectors).Q if self.orthogonal else vectors / vectors.norm(dim=0)
 
-        def new_rows(rows: torch.Tensor, top: int) -> torch.Tensor:
+        def new_rows(rows: torch.Tensor, top: int, others: RowReader) -> torch.Tensor:
             for vector in unit.T.to(rows):
                 rows = rows - 2 * torch.outer(rows @ vector, vector)
             return rows

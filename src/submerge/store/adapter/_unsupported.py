@@ -24,8 +24,6 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     "arrow_config": ("chooses among adapters for each token (Arrow)", NO_UPDATE),
     "use_qalora": ("acts on averages of a quantised layer's inputs (QALoRA)", NO_UPDATE),
     "kasa_config": ("subtracts a part of the base and scales singular values (KaSA)", MERGE_FIRST),
-    "monteclora_config": ("draws its update at random (MonteCLoRA)", NO_UPDATE),
-    "use_bdlora": ("stores block-diagonal factors (BD-LoRA)", MERGE_FIRST),
     "megatron_config": ("is cut over Megatron's parallel layers", "save it as one whole with PEFT first"),
 }
 _CONVERT = (
@@ -84,7 +82,13 @@ def remarks(raw: Mapping[str, Any], kind: AdapterKind = LORA) -> tuple[str, ...]
     init = raw.get("init_lora_weights", True)
     notes = [
         text
-        for field, text in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA"), ("lora_bias", "bias of B"))
+        for field, text in (
+            ("use_rslora", "rsLoRA"),
+            ("use_dora", "DoRA"),
+            ("lora_bias", "bias of B"),
+            ("use_bdlora", "BD-LoRA"),
+            ("monteclora_config", "MonteCLoRA, which draws in training only"),
+        )
         if raw.get(field)
     ]
     if isinstance(init, str) and init.lower() != "gaussian":

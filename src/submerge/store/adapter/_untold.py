@@ -11,6 +11,7 @@ from submerge.names import layer_of
 from submerge.store.adapter._computed import ComputedUpdate
 from submerge.store.adapter._config import AdapterConfig, matches
 from submerge.store.adapter._parts import Add, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._transformed import Transformed
 
 __all__ = ["lacking_parts", "untold_fields"]
 
@@ -63,7 +64,8 @@ def untold_fields(config: AdapterConfig, parts: Mapping[str, Part]) -> list[str]
 
 def _idle_patterns(config: AdapterConfig, parts: Mapping[str, Part]) -> list[str]:
     """Return which patterns of ranks and scales match none of the adapter's modules, in words."""
-    names = [name for name, part in parts.items() if isinstance(part, LowRankPart | ComputedUpdate)]
+    kinds = LowRankPart | ComputedUpdate | Transformed
+    names = [name for name, part in parts.items() if isinstance(part, kinds)]
     names += [name.rpartition(".")[0] for name in names]
     messages = []
     for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):

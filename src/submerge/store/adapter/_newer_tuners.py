@@ -1,0 +1,222 @@
+"""From what PEFT's later kinds save of a module to what that does to its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from submerge.errors import Problem, RequestError
+from submerge.store.adapter._blocks import Circulants, LowRankBlocks
+from submerge.store.adapter._config import AdapterConfig
+from submerge.store.adapter._entrywise import EntryFactor, EntryMap, Hadamard
+from submerge.store.adapter._mixed_rows import TurnedPairs
+from submerge.store.adapter._module_tensors import Builder, Entries, Parts, UnfitError, matrix, shared_tensor
+from submerge.store.adapter._parts import Add
+from submerge.store.adapter._projected import (
+    BankedVectors,
+    BankLogits,
+    IndexedVector,
+    RandomBases,
+    ScaledRanks,
+)
+from submerge.store.adapter._sparse import Scattered
+from submerge.store.adapter._unsupported import MERGE_FIRST
+from submerge.store.format import TensorEntry
+
+__all__ = ["NEWER"]
+
+_PER_PAIR = {"road_1": 1, "road_2": 2, "road_4": 4}
+
+
+def _randlora(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    small = shared_tensor(shared, "randlora_A", config, 3)
+    large = shared_tensor(shared, "randlora_B", config, 3)
+    diagonal, gamma = matrix(entries, "randlora_lambda"), matrix(entries, "randlora_gamma")
+    rank, bases = diagonal.shape
+    fits = small.shape[:2] == (rank, 1) and large.shape[2] == rank and gamma.shape[0] == bases
+    if not fits or bases > large.shape[1] or gamma.shape[1] > small.shape[2]:
+        raise UnfitError(
+            f"has tensors {diagonal.shape} and {gamma.shape}, randlora_A is {small.shape}, "
+            f"randlora_B {large.shape}"
+        )
+    scale = float(config.settings["randlora_alpha"]) / rank
+    return {
+        "weight": RandomBases(diagonal, config.transposed, gamma=gamma, small=small, large=large, scale=scale)
+    }
+
+
+def _vblora(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    bank = shared_tensor(shared, "vblora_vector_bank", config)
+    left, right = (_logits(entries, f"vblora_logits_{letter}", bank, config) for letter in "BA")
+    if left.shape[1] != right.shape[0]:
+        raise UnfitError(f"has logits of the shapes {left.shape} and {right.shape}")
+    length = bank.shape[1]
+    size = (left.shape[0] * length, right.shape[1] * length)
+    top = int(config.settings["topk"])
+    return {"weight": BankedVectors(bank, config.transposed, size, left=left, right=right, top=top)}
+
+
+def _logits(entries: Entries, name: str, bank: TensorEntry, config: AdapterConfig) -> BankLogits:
+    count, top = bank.shape[0], int(config.settings["topk"])
+    if not 1 <= top <= count:
+        raise UnfitError(f"chooses {top} of {count} vectors")
+    if name in entries:
+        logits = matrix(entries, name, 3)
+        if logits.shape[2] != count:
+            raise UnfitError(f"has {name} of the shape {list(logits.shape)}, of {count} vectors")
+        return BankLogits(logits)
+    places = matrix(entries, f"{name}_topk_indices", 3)
+    weights = matrix(entries, f"{name}_topk_weights", 3) if top > 1 else None
+    if places.shape[2] != top or (weights and weights.shape != (*places.shape[:2], top - 1)):
+        raise UnfitError(f"has {name} of the shape {list(places.shape)}, of {top} vectors each")
+    return BankLogits(None, places, weights)
+
+
+def _unilora(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    vector = shared_tensor(shared, "unilora_theta_d", config, 1)
+    left, right = (
+        (matrix(entries, f"unilora_indices_{letter}"), matrix(entries, f"unilora_scales_{letter}"))
+        for letter in "BA"
+    )
+    if left[0].shape[1] != right[0].shape[0] or any(one.shape != other.shape for one, other in (left, right)):
+        raise UnfitError(f"has factors that do not fit each other, A {right[0].shape} and B {left[0].shape}")
+    size = (left[0].shape[0], right[0].shape[1])
+    return {"weight": IndexedVector(vector, config.transposed, size, left=left, right=right)}
+
+
+def _delora(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    b, a = matrix(entries, "delora_B"), matrix(entries, "delora_A")
+    bound, norms = matrix(entries, "delora_lambda", 1), matrix(entries, "delora_w_norm", 1)
+    if b.shape[1] != a.shape[0] or bound.numel != 1 or norms.numel != a.shape[1]:
+        raise UnfitError(
+            f"has tensors that do not fit each other, A {a.shape}, B {b.shape}, {norms.numel} norms"
+        )
+    rank = config.rank_of(module)
+    if a.shape[0] != rank:
+        raise UnfitError(f"has rank {a.shape[0]}, but the configuration says {rank}")
+    return {"weight": ScaledRanks(b, False, (b.shape[0], a.shape[1]), right=a, bound=bound, norms=norms)}
+
+
+def _gralora(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    b, a = matrix(entries, "gralora_B", 3), matrix(entries, "gralora_A", 3)
+    blocks, rank, _ = b.shape
+    if a.shape[0] != blocks or a.shape[2] != rank or rank % blocks:
+        raise UnfitError(f"has blocks that do not fit each other, A {a.shape} and B {b.shape}")
+    general, more = None, 0
+    if "gralora_A_general.weight" in entries or "gralora_B_general.weight" in entries:
+        left, right = (matrix(entries, f"gralora_{letter}_general.weight") for letter in "BA")
+        general, more = (left, right), right.shape[0]
+        size = (blocks * b.shape[2], blocks * a.shape[1])
+        if (left.shape[0], right.shape[1]) != size or left.shape[1] != more:
+            raise UnfitError(
+                f"has factors of the whole that do not fit it, A {right.shape} and B {left.shape}"
+            )
+    scale = float(config.settings["alpha"]) / (rank + more)
+    return {"weight": LowRankBlocks(b, config.transposed, right=a, scale=scale, general=general)}
+
+
+def _c3a(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    return {"weight": Circulants(matrix(entries, "c3a_kernel", 3))}
+
+
+def _shira(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    values, places = matrix(entries, "shira_weight", 1), matrix(entries, "shira_indices")
+    if places.shape != (2, values.numel):
+        raise UnfitError(f"has {values.numel} values, and places {list(places.shape)}")
+    rank = config.raw.get("r", 32)
+    if type(rank) is not int or rank < 1:
+        raise UnfitError(f"has the rank {rank!r} where a whole number ≥ 1 is expected")
+    return {"weight": Scattered(values, places=places, rank=rank)}
+
+
+def _supertuning(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    if "supertuning_indices" not in entries:
+        what = (
+            "does not hold the places of its values, which were not saved with it (save_precomputed_indices)"
+        )
+        raise RequestError(Problem(what, config.where, MERGE_FIRST))
+    values, places = matrix(entries, "supertuning_values", 1), matrix(entries, "supertuning_indices", 1)
+    if values.shape != places.shape:
+        raise UnfitError(f"has {values.numel} values, and {places.numel} places")
+    part = Scattered(values, places=places)
+    if "supertuning_lora_A.weight" in entries or "supertuning_lora_B.weight" in entries:
+        left, right = (matrix(entries, f"supertuning_lora_{letter}.weight") for letter in "BA")
+        if left.shape[1] != right.shape[0]:
+            raise UnfitError(f"has factors that do not fit each other, A {right.shape} and B {left.shape}")
+        scale = float(config.settings["lora_alpha"]) / right.shape[0]
+        part = replace(part, low_rank=(left, right, scale))
+    return {"weight": part}
+
+
+def _hira(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    of_embedding = "hira_embedding_A" in entries
+    b, a = (entries.get(f"hira_{'embedding_' if of_embedding else ''}{letter}") for letter in "BA")
+    if a is None or b is None or len(entries) > 2:
+        raise UnfitError("lacks one of hira_A and hira_B")
+    if min(len(a.shape), len(b.shape)) < 2 or b.shape[1] != a.shape[0] or set(b.shape[2:]) > {1}:
+        raise UnfitError(f"has factors that do not fit each other, A {a.shape} and B {b.shape}")
+    # there is no scale that a rank counts in, and PEFT may pass over rank_pattern
+    return {"weight": Hadamard(b, a, of_embedding or config.transposed)}
+
+
+def _glora(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    if any(name.startswith("glora_C.X") for name in entries):
+        what = "adds products of the base's weights to biases (config_C)"
+        raise RequestError(Problem(what, config.where, MERGE_FIRST))
+    factors = {letter: _entry_factor(entries, f"glora_{letter}") for letter in "ABDE"}
+    parts: Parts = {}
+    for leaf, factor, addend in (
+        ("weight", factors["A"], factors["B"]),
+        ("bias", factors["D"], factors["E"]),
+    ):
+        first = next((one for one in (factor, addend) if one is not None), None)
+        if first is not None:
+            parts[leaf] = EntryMap(first.first, factor, addend)
+    return parts
+
+
+def _entry_factor(entries: Entries, name: str) -> EntryFactor | None:
+    """Return a matrix that changes entries; None for zeros."""
+    if (values := entries.get(f"{name}.X")) is not None:
+        return EntryFactor(values)
+    if f"{name}.Xd" not in entries and f"{name}.Xu" not in entries:
+        return None
+    first, second = matrix(entries, f"{name}.Xd"), matrix(entries, f"{name}.Xu")
+    if first.shape[1] != second.shape[0]:
+        raise UnfitError(f"has {name} of {list(first.shape)} and {list(second.shape)}")
+    return EntryFactor(first, second)
+
+
+def _road(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    angles, scales = matrix(entries, "road_theta", 1), matrix(entries, "road_alpha", 1)
+    group, variant = int(config.settings["group_size"]), config.raw.get("variant") or "road_1"
+    if variant not in _PER_PAIR or group < 2 or group % 2:
+        what = f"has the variant {variant!r} and group_size {group}, which are not known of RoAd"
+        raise RequestError(Problem(what, config.where, MERGE_FIRST))
+    if angles.shape != scales.shape:
+        raise UnfitError(f"has {angles.numel} angles and {scales.numel} scales")
+    return {"weight": TurnedPairs(angles, scales, group, _PER_PAIR[variant])}
+
+
+def _beft(module: str, entries: Entries, config: AdapterConfig, shared: Entries) -> Parts:
+    entry = entries["beft_bias"]
+    if entry.shape not in ((1, entry.numel), (entry.numel,)):
+        raise UnfitError(f"has beft_bias of the shape {list(entry.shape)}")
+    return {"bias": Add(replace(entry, shape=(entry.numel,)), 1.0)}
+
+
+NEWER: Mapping[str, Builder] = {
+    "RandLoRA": _randlora,
+    "VB-LoRA": _vblora,
+    "Uni-LoRA": _unilora,
+    "DeLoRA": _delora,
+    "GraLoRA": _gralora,
+    "C3A": _c3a,
+    "SHiRA": _shira,
+    "Super-Tuning": _supertuning,
+    "HiRA": _hira,
+    "GLoRA": _glora,
+    "RoAd": _road,
+    "BEFT": _beft,
+}
+"""By the name of the kind."""
