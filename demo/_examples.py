@@ -31,6 +31,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def first(self, count: int) -> Examples:
+        """Return the first of them."""
+        return Examples(self.inputs[:count], self.numbers[:count])
+
     def one(self, number: int, draw: np.random.Generator) -> Any:
         """Return an image that shows a number, or a sound that says it."""
         return self.inputs[draw.choice(np.flatnonzero(np.array(self.numbers) == number))]

@@ -13,7 +13,10 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["options_of", "timed"]
+__all__ = ["FEW_STEPS", "options_of", "timed"]
+
+FEW_STEPS = 6
+"""Steps of each training with `--fast`."""
 
 
 def options_of(about: str, out: Path, has_fast: bool = False) -> argparse.Namespace:

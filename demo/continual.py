@@ -22,12 +22,14 @@ from _draw_sequence import draw
 from _examples import Examples
 from _pictures import KINDS, load_pictures
 from _pretrain_text import pretrain
-from _run import options_of, timed
+from _run import FEW_STEPS, options_of, timed
 from _sequence import accuracy, inputs_of, load_adapter, load_base, new_adapter, save_base, train
 
 OUT = Path(__file__).resolve().parent / "out" / "continual"
 SAMPLES = 64
 """Unlabelled inputs of each task that its merge looks at."""
+FEW = 30
+"""Pictures of each task that `--fast` tests."""
 
 Scores = list[dict[str, float]]
 """After each task: accuracy by task, of those that have been learned."""
@@ -39,7 +41,9 @@ def main() -> None:
     console, started = Console(), time.perf_counter()
     models = options.out / "models"
     trained, tested = load_pictures()
-    steps = {"steps": 20} if options.fast else {}
+    if options.fast:
+        tested = {kind: examples.first(FEW) for kind, examples in tested.items()}
+    steps = {"steps": FEW_STEPS} if options.fast else {}
     if not (options.reuse and models.exists()):
         shutil.rmtree(models, ignore_errors=True)
         with timed("the language model on text", console):

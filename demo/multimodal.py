@@ -25,7 +25,7 @@ from _language import new_tokenizer
 from _modalities import MODALITIES
 from _pretrain_text import pretrain
 from _questions import COLUMNS, Prompt, accuracy, prompts, read
-from _run import options_of, timed
+from _run import FEW_STEPS, options_of, timed
 from _specialists import load_specialist
 from _train_specialists import train
 
@@ -64,7 +64,7 @@ def main() -> None:
 def _train_all(folder: Path, examples: Mapping[str, Examples], fast: bool, console: Console) -> None:
     """Train the language model and its specialists, and write each as a folder of Hugging Face's."""
     shutil.rmtree(folder, ignore_errors=True)
-    steps = {"steps": 20} if fast else {}
+    steps = {"steps": FEW_STEPS} if fast else {}
     with timed("the language model on text", console):
         lm = pretrain(**steps)
     lm.save_pretrained(folder / "lm")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from _cli import Result
-from _victim import start
+from _victim import CONTEXT, start
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -45,6 +49,44 @@ def run(hub: Hub, folder: Path, *argv: str, **more: str) -> Result:
     victim = start(argv, folder / "logs", folder=folder, environment=settings)
     code = victim.wait(120)
     return Result(code, victim.stdout.read_text(), victim.stderr.read_text())
+
+
+Runner = Callable[..., Result]
+
+
+@contextmanager
+def importing(hub: Hub, folder: Path, *modules: str) -> Iterator[Runner]:
+    """Yield what runs `submerge ARGV` like `run`, in forks of one process that has imported some modules.
+
+    transformers, which takes seconds to import, asks for the Hub when it is imported: so the fork server that
+    all tests share cannot have it.
+    """
+    ours, theirs = CONTEXT.Pipe()
+    settings = environment(hub.url, folder / "cache")
+    process = CONTEXT.Process(target=_run_in_forks, args=(theirs, folder, settings, modules))
+    process.start()
+    theirs.close()
+
+    def run(*argv: str) -> Result:
+        ours.send(argv)
+        return ours.recv()
+
+    try:
+        yield run
+    finally:
+        ours.close()
+        process.join()
+
+
+def _run_in_forks(connection: Any, folder: Path, settings: dict[str, str], modules: Sequence[str]) -> None:
+    os.environ.update(settings)
+    for module in modules:
+        import_module(module)
+    with suppress(EOFError):
+        while True:
+            victim = start(connection.recv(), folder / "logs", folder=folder, context=get_context("fork"))
+            code = victim.wait(120)
+            connection.send(Result(code, victim.stdout.read_text(), victim.stderr.read_text()))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Commands that are killed at a chosen call of the file system, in processes of their own."""
+"""Commands that are killed at a chosen call of the file system, or say what they import, as processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _victim import CONTEXT
+from _cli import cli
+from _victim import CONTEXT, result_of
 
-__all__ = ["file_calls", "killed_at"]
+__all__ = ["file_calls", "imported", "killed_at"]
 
 CALLS = ("open", "mkdir", "pwrite", "ftruncate", "fsync", "replace", "rename", "unlink")
 """The functions of `os` that change files, or make sure of it."""
@@ -26,6 +27,17 @@ def file_calls(argv: Sequence[object], log: Path) -> int:
     """Run `submerge ARGV` to its end, and return how many calls it makes."""
     assert _exit_of(-1, argv, log) == 0, log.read_text()
     return int(log.with_suffix(".calls").read_text())
+
+
+def imported(argv: Sequence[object], packages: set[str]) -> set[str]:
+    """Run `submerge ARGV` to its end, and return which of these packages it has imported."""
+    found: set[str] = result_of(_imported, [str(a) for a in argv], packages, environment={})
+    return found
+
+
+def _imported(argv: Sequence[str], packages: set[str]) -> set[str]:
+    assert cli(*argv).code == 0
+    return packages & sys.modules.keys()
 
 
 def _exit_of(call: int, argv: Sequence[object], log: Path) -> int | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
 
@@ -113,6 +115,9 @@ def _called(call: ast.Call) -> str:
 def circles(source: Source) -> list[str]:
     """Return the shortest circle through each import that is part of one, each circle once."""
     graph = source.graph
+    with suppress(CycleError):
+        TopologicalSorter(graph).prepare()
+        return []
     shortest: dict[frozenset[str], list[str]] = {}
     for start, targets in graph.items():
         for target in sorted(targets):

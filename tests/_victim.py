@@ -1,6 +1,7 @@
 """Runs of the command line in processes of their own, cheap to start: for signals, locks and limits.
 
-A fork server that has imported torch and the engine once gives each run a fresh process in milliseconds.
+A fork server that has imported torch, the engine and the methods once gives each run a fresh process in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
+from submerge import methods
 from submerge.engine.work import RangeRecord
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "yaml", "submerge.continual", "submerge.cli._app"])
+CONTEXT.set_forkserver_preload(
+    [
+        *("torch", "yaml", "submerge.continual", "submerge.cli._app", "submerge.cli._many"),
+        *(f"submerge.methods.{module.name}" for module in iter_modules(methods.__path__)),
+        "typer._adapters",  # pydantic, which typer imports when it has read the first command line
+    ]
+)
 
 
 @dataclass
@@ -65,12 +74,14 @@ def start(
     plain: bool = False,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    context: Any = CONTEXT,
 ) -> Victim:
     """Run `submerge ARGV` in a new process, in a folder and with environment variables if they are given.
 
     `small` shrinks chunks and tasks to 8192 elements, `limits` are those of `resource` by name, and `plain`
     takes away root's right to any file. `hold` stops the workers as soon as so many ranges are written, until
     they are released or the run is told to end: however slow the machine is, it cannot be too late for them.
+    `context` is that of `multiprocessing` which makes the process.
     """
     logs.mkdir(exist_ok=True)
     number = len(list(logs.glob("*.out")))
@@ -78,7 +89,7 @@ def start(
     out.touch()
     place = (folder, dict(environment or {}))
     arguments = ([str(a) for a in argv], out, err, gate, small, hold, dict(limits or {}), plain, *place)
-    process = CONTEXT.Process(target=_run, args=arguments)
+    process = context.Process(target=_run, args=arguments)
     process.start()
     return Victim(process, out, err, gate)
 

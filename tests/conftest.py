@@ -1,6 +1,7 @@
 """What every test may use: the peers we compare with, and an engine that works in tiny pieces."""
 
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +16,8 @@ from _rounding import Rounding
 from store.helpers_adapter import CASES
 
 TESTS = Path(__file__).parent
+
+logging.getLogger().addHandler(logging.NullHandler())  # else logging prints what no library's handler takes
 
 settings.register_profile("submerge", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("submerge")

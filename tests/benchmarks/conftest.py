@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from _victim import start
+
+if TYPE_CHECKING:
+    from benchmarks.process import ProcessRun
 
 
 @pytest.fixture(scope="session")
@@ -31,19 +38,35 @@ def pretrained(tiny_lm: Path, tmp_path: Path) -> None:
         shutil.copytree(tiny_lm.with_name(name), tmp_path / name)
 
 
+@pytest.fixture(scope="session")
+def measured() -> list[ProcessRun]:
+    """What was measured of the first process of the session, once there was one."""
+    return []
+
+
 @pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a merge be measured as a process of its own once; later ones get log and numbers of the first."""
-    from benchmarks.process import ProcessRun
+def one_process(monkeypatch: pytest.MonkeyPatch, measured: list[ProcessRun], tmp_path: Path) -> None:
+    """Let a merge be measured as a process of its own once in a session, whose numbers all others get.
+
+    Of each test the first `merge` and the first `many` run, forked from a server that need not import torch
+    again; later ones get their logs.
+    """
     from benchmarks.process import measure as real
 
-    first: list[tuple[ProcessRun, str]] = []
+    logs: dict[tuple[str, ...], str] = {}
 
     def measure(command: Sequence[str], log: Path) -> ProcessRun:
-        if not first:
-            first.append((real(command, log), log.read_text()))
-        log.write_text(first[0][1])
-        return first[0][0]
+        *program, name = kind = tuple(command[:4])
+        if kind in logs:
+            log.write_text(logs[kind])
+        elif measured and program == [sys.executable, "-m", "submerge"]:
+            victim = start([name, *command[4:]], tmp_path / "forked")
+            assert victim.wait() == 0, victim.stderr.read_text()
+            log.write_text(victim.stderr.read_text() + victim.stdout.read_text())
+        else:
+            measured.append(real(command, log))
+        logs[kind] = log.read_text()
+        return measured[0]
 
-    for place in ("benchmarks.process", "benchmarks.replication.bench"):
-        monkeypatch.setattr(f"{place}.measure", measure)
+    for place in ("process", "replication.bench", "replication.skills.sequence"):
+        monkeypatch.setattr(f"benchmarks.{place}.measure", measure)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import submerge
-from _kills import file_calls, killed_at
+from _kills import file_calls, imported, killed_at
 from _models import ROOM
 from continual.helpers_images import ImageTasks
 from submerge.store import BANK, JOURNAL, MANIFEST
@@ -71,26 +71,41 @@ def test_a_change_is_made_or_not(grown: Path, tmp_path: Path, change: str, share
     assert exported(state, tmp_path / "out") == wanted
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.9, 0.95, 1.0])
-@pytest.mark.parametrize("form", ["adapter", "checkpoint"])
-def test_an_export_is_complete_or_the_old_one(grown: Path, tmp_path: Path, form: str, share: float) -> None:
-    out, aside = tmp_path / "out", tmp_path / "out.replaced"
+def export(grown: Path, form: str, out: Path) -> list[object]:
+    """Return the command that replaces an old export at `out`, after it was put there."""
+    shutil.copytree(grown / f"old-{form}", out)
     argv = ["many", "export", grown / "two", "-o", out, "--as", form, "--overwrite", "--threads", 1]
-    argv += ["--base", grown / "base"]
-    old = files(grown / f"old-{form}")
+    return [*argv, "--base", grown / "base"]
 
-    def begin() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(grown / f"old-{form}", out)
 
-    begin()
-    calls = file_calls(argv, tmp_path / "log")
-    wanted = files(out)
+@pytest.fixture(scope="module", params=["adapter", "checkpoint"])
+def whole(
+    request: pytest.FixtureRequest, grown: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, int, dict[str, bytes]]:
+    """A form, how many calls its export makes, and the files that it writes."""
+    form, place = request.param, tmp_path_factory.mktemp("whole")
+    calls = file_calls(export(grown, form, place / "out"), place / "log")
+    return form, calls, files(place / "out")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.9, 0.95, 1.0])
+def test_an_export_is_complete_or_the_old_one(
+    grown: Path, whole: tuple[str, int, dict[str, bytes]], tmp_path: Path, share: float
+) -> None:
+    form, calls, wanted = whole
+    out, aside = tmp_path / "out", tmp_path / "out.replaced"
+    argv, old = export(grown, form, out), files(out)
     assert {BANK, MANIFEST} <= wanted.keys()
-    begin()
     killed_at(round(share * (calls - 1)), argv, tmp_path / "log")
     there = files(out if out.exists() else aside)
     assert {name: data for name, data in there.items() if name != JOURNAL} in (old, wanted)
     shutil.rmtree(aside, ignore_errors=True)  # what is set aside is the user's to look at
     file_calls(argv, tmp_path / "log")
     assert files(out) == wanted
+
+
+def test_so_little_is_exported_without_numba_and_a_base_of_no_class_without_transformers(
+    grown: Path, tmp_path: Path
+) -> None:
+    argv = [str(word) for word in export(grown, "checkpoint", tmp_path / "out")]
+    assert imported(argv, {"numba", "transformers"}) == set()

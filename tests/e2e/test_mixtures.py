@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from _hub_server import run, serving
+from _hub_server import importing, serving
 from _mixtures import DENSE, NAMES, dense_models, mixture_recipe
 from _models import ROOM, quiet_transformers, read
 from _tokenizers import fast_tokenizer
@@ -233,11 +233,14 @@ def test_models_of_the_hub(models: Callable[[str], Path], tmp_path: Path) -> Non
     root, weights = models("llama"), "model.safetensors"
     recipe = mixture_recipe(Path("org"))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    with serving({f"org/{name}": root / name for name in NAMES}) as hub:
-        planned = run(hub, tmp_path, "moe", "recipe.yaml", "--plan", "--json")
+    with (
+        serving({f"org/{name}": root / name for name in NAMES}) as hub,
+        importing(hub, tmp_path, "transformers.models.llama.modeling_llama") as command,
+    ):
+        planned = command("moe", "recipe.yaml", "--plan", "--json")
         assert planned.code == 0, planned.err
         assert hub.whole(weights) == 0
-        made = run(hub, tmp_path, "moe", "recipe.yaml", "mixture", "-q")
+        made = command("moe", "recipe.yaml", "mixture", "-q")
         assert made.code == 0, made.err
         assert hub.whole(weights) == len(NAMES)
     moe(mixture_recipe(root), tmp_path / "local", settings=ROOM)

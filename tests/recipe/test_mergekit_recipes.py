@@ -38,6 +38,9 @@ HALF = {
     "passthrough-repeat",
 }
 """mergekit rounds the inputs to `dtype` before it merges them, or all that comes of them after."""
+FEWER_TURNS = {"karcher-modules": ("max_iter: 9999", "max_iter: 99")}
+"""mergekit computes the mean in float32, whose last turns never differ by less than the recipe's `tol`: it
+would turn to the end, which takes half a minute. Means of two models stand still long before."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,7 +112,10 @@ def loaded(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in OTHER_NAMES])
 def test_it_is_merged_as_by_mergekit(name: str, run_mergekit: Any, tmp_path: Path) -> None:
     tensors = loaded if name in PACKED else read
-    theirs = tensors(run_mergekit((FOLDER / f"{name}.yaml").read_text()))
+    text = (FOLDER / f"{name}.yaml").read_text()
+    old, new = FEWER_TURNS.get(name, ("", ""))
+    assert old in text
+    theirs = tensors(run_mergekit(text.replace(old, new) if old else text))
     merge_documents(documents(name), tmp_path / "ours", settings=ROOM)
     ours = tensors(tmp_path / "ours")
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}

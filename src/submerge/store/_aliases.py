@@ -139,11 +139,13 @@ def _class_tying(config: str, names: tuple[str, ...]) -> _ClassTying | None:
     The configuration is text, so that the answer can be remembered: to build the model takes a while.
     """
     raw = json.loads(config)
+    if not (architectures := raw.get("architectures")):
+        return None  # transformers, whose import takes a while, would know no class either
     try:
         import torch
         import transformers
 
-        kind = getattr(transformers, str((raw.get("architectures") or [])[0]))
+        kind = getattr(transformers, str(architectures[0]))
         own = kind.config_class.from_dict(raw)
         ties = bool(getattr(own, "tie_word_embeddings", False))
         # a model that does not tie has an empty list of tied weights, so it is built as one that does

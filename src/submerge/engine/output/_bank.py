@@ -9,6 +9,7 @@ from pathlib import Path
 
 from submerge.engine.plan import MergePlan
 from submerge.engine.work import EditedSource, nonfinite_in_bytes
+from submerge.kernels import compiling_for
 from submerge.store import (
     BankParts,
     BankTensor,
@@ -49,7 +50,10 @@ def write_bank_tensors(folder: Path, tensors: Iterable[BankTensor]) -> WrittenBa
     if not items:
         return WrittenBank({}, {})
     counters = {item.name: _NonfiniteCounter(item) for item in items}
-    shard, digests = write_bank(folder, [replace(item, open=counters[item.name].opened) for item in items])
+    with compiling_for(sum(item.entry.numel for item in items)):
+        shard, digests = write_bank(
+            folder, [replace(item, open=counters[item.name].opened) for item in items]
+        )
     return WrittenBank(
         {n: TensorRecord(entry.dtype, entry.shape, digests[n]) for n, entry in shard.entries.items()},
         {n: {counter.tensor.owner: counter.count} for n, counter in counters.items() if counter.count},

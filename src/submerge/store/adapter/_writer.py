@@ -13,7 +13,7 @@ from threading import Lock
 
 from submerge.deferred import np, torch
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.kernels import array_type, is_finite
+from submerge.kernels import array_type, compiling_for, is_finite
 from submerge.store.adapter._layout import (
     LoraKeys,
     LoraModule,
@@ -269,7 +269,7 @@ class AdapterWriter:
 
 def _copy(table: _Table, writer: ShardWriter, entry: TensorEntry) -> None:
     """Write the values of a table, a block at a time; raise `WorkError` where they are no numbers."""
-    with FileTable() as files:
+    with FileTable() as files, compiling_for(entry.numel):
         for start, view in blocks(table.open(files), 0, entry.numel, DTYPES[entry.dtype].itemsize):
             if not is_finite(entry.dtype, np.frombuffer(view, array_type(entry.dtype))):
                 raise WorkError(f"{table.entry.file}: tensor {table.entry.name} holds NaN or Inf — mend it")
