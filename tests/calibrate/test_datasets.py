@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calibrate.helpers_processors import write_images
-from submerge.calibrate import Item, batches, load_processor, read_items
+from submerge.calibrate import Item, batches, image_files, load_processor, read_items
 from submerge.calibrate._datasets import StoredImage
 from submerge.errors import RequestError
 
@@ -94,6 +94,19 @@ def test_images_are_read_with_their_batch(tmp_path: Path, kind: str) -> None:
         assert isinstance(item.images[0], StoredImage)
         (tmp_path / "read.png").write_bytes(item.images[0].read())
         assert image.open(tmp_path / "read.png").getpixel((0, 0)) == pictures[picture].getpixel((0, 0))
+
+
+def test_images_of_which_a_data_set_holds_the_paths(tmp_path: Path) -> None:
+    """They may change without it; `image_files` names them."""
+    picture, source = tmp_path / "0.png", tmp_path / "a.arrow"
+    picture.write_bytes(b"1")
+    arrow = pytest.importorskip("pyarrow")
+    image = [{"bytes": None, "path": str(picture)}, {"bytes": b"2", "path": "1.png"}]
+    table = arrow.table({"image": image})
+    with arrow.OSFile(str(source), "wb") as file, arrow.ipc.new_stream(file, table.schema) as written:
+        written.write_table(table)
+    assert image_files(source) == [picture]
+    assert [item.images[0].read() for item in read_items(source)] == [b"1", b"2"]
 
 
 def test_images_make_batches(tmp_path: Path) -> None:

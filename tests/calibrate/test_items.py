@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_images_start_at_the_files_folder(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"instruction": "a", "input": "b", "output": "c"}',
-            "name one with columns: {text: instruction}, and write what is in input into the same text",
+            "columns are instruction, input, output; write instruction and input into one column text, with",
         ),
         ("a.jsonl", '{"audio": "a.wav", "text": "what was said"}', "a.jsonl:1: has audio, which is not read"),
         ("a.jsonl", '{"video": {"path": "a.mp4"}, "prompt": "What?"}', "has video, which is not read"),
@@ -127,6 +128,19 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, text: st
     with pytest.raises(RequestError) as error:
         read_items(tmp_path / name)
     assert message in str(error.value)
+
+
+def test_an_instruction_without_its_input_is_told(tmp_path: Path) -> None:
+    """Of Alpaca's rows, of which the first have none; a column of both is what the hint asks for."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"instruction": "a", "input": ""}\n{"instruction": "b", "input": "c"}\n')
+    with pytest.raises(RequestError, match="write instruction and input into one column text, with the temp"):
+        read_items(path)
+    said = f"{path}:2: the instruction is read without its input — write instruction and input into one"
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        read_items({"path": path, "columns": {"text": "instruction"}})
+    path.write_text('{"instruction": "b", "input": "c", "text": "b: c"}\n')
+    assert read_items(path) == [Item("b: c")]
 
 
 def test_numbers_are_read_as_texts_also_zero(tmp_path: Path) -> None:
@@ -303,6 +317,6 @@ def test_texts_and_images_are_not_mixed(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file or directory"):
         read_items(tmp_path / "nothing.jsonl")
-    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "a.jsonl").write_bytes(b"\xfc\xfe")
     with pytest.raises(RequestError, match="cannot be read \\(not UTF-8\\)"):
         read_items(tmp_path / "a.jsonl")

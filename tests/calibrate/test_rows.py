@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import lzma
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,61 @@ def test_all_forms_say_the_same_also_packed(tmp_path: Path, name: str) -> None:
     assert [row for _, row in read_rows(path)] == ROWS
     assert [row for _, row in read_rows(packed)] == ROWS
     assert data_format(packed) == data_format(path)
+
+
+@pytest.mark.parametrize("ending", [".bz2", ".xz", ".zst"])
+def test_other_packed_files(tmp_path: Path, ending: str) -> None:
+    path, cut = tmp_path / f"a.csv{ending}", tmp_path / f"cut.csv{ending}"
+    packed = _packed(FILES["a.csv"].encode(), ending)
+    path.write_bytes(packed)
+    assert [row for _, row in read_rows(path)] == ROWS
+    assert data_format(path) == ".csv"
+    for content in (packed[:-9], b"text"):
+        cut.write_bytes(content)
+        with pytest.raises(RequestError, match=re.escape(f"{cut}: cannot be read (")):
+            list(read_rows(cut))
+
+
+def _packed(content: bytes, ending: str) -> bytes:
+    if ending != ".zst":
+        return bz2.compress(content) if ending == ".bz2" else lzma.compress(content)
+    arrow = pytest.importorskip("pyarrow")
+    made = arrow.BufferOutputStream()
+    with arrow.CompressedOutputStream(made, "zstd") as file:
+        file.write(content)
+    return bytes(made.getvalue())
+
+
+def test_a_file_that_nothing_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    what = "a.csv.zst: cannot be unpacked here (Python has no module pyarrow) — unpack it first: unzstd "
+    with pytest.raises(RequestError, match=re.escape(what)):
+        list(read_rows(tmp_path / "a.csv.zst"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_other_encodings_with_a_mark(tmp_path: Path, encoding: str) -> None:
+    """Excel's "Unicode text" is UTF-16 with tabs."""
+    path = tmp_path / "a.tsv"
+    path.write_text('text\ttask\na "ö"\tt\n', encoding=encoding)
+    assert list(read_rows(path)) == [(f"{path}:2", {"text": 'a "ö"', "task": "t"})]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "\t")])
+def test_a_line_before_the_header_tells_what_is_between_cells(tmp_path: Path, name: str, mark: str) -> None:
+    path = tmp_path / name
+    path.write_text(f'\ufeff"sep={mark}"\r\ntext, or "question"{mark}task\r\na{mark}t\r\n')
+    assert list(read_rows(path)) == [(f"{path}:3", {'text, or "question"': "a", "task": "t"})]
+
+
+def test_cells_of_any_length(tmp_path: Path) -> None:
+    """The longest that `csv` reads is a number of the process, and stays what it was."""
+    path, limit = tmp_path / "a.csv", csv.field_size_limit()
+    path.write_text(f"text\n{'x' * (limit + 1)}\ny\n")
+    rows = read_rows(path)
+    assert len(next(rows)[1]["text"]) == limit + 1
+    assert csv.field_size_limit() == limit
+    assert [row["text"] for _, row in rows] == ["y"]
 
 
 def test_where_rows_stand(tmp_path: Path) -> None:
@@ -207,13 +265,17 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
     [
         ("nothing.jsonl", None, "nothing.jsonl: cannot be read (No such file or directory) — check the path"),
         ("nothing", None, "nothing: cannot be read (No such file or directory)"),
-        ("a.jsonl", b"\xff\xfe", "a.jsonl:1: cannot be read (not UTF-8) — save it as UTF-8"),
+        ("a.jsonl", b"\xfc\xfe", "a.jsonl:1: cannot be read (not UTF-8) — save it as UTF-8"),
         ("a.txt.gz", gzip.compress(b"a\n\nb\xe9\n", mtime=0), "a.txt.gz:3: cannot be read (not UTF-8)"),
+        ("a.txt", b"\xff\xfea\0b", "a.txt: cannot be read (not UTF-16-LE) — save it as UTF-8"),
         (
-            "a.csv",
-            b"text\n" + b"x" * 200_000,
-            "a.csv:2: is no table (field larger than field limit (131072)) — write texts of such a length as",
+            "a.txt",
+            b"a\0b\0",
+            "a.txt: cannot be read (it has zero bytes, as UTF-16 without a mark at its start",
         ),
+        ("a.txt", "a\tb\n".encode("utf-16"), "a.txt:1: is a table with tabs, as Excel saves Unicode text"),
+        ("a.xlsx", b"PK", "a.xlsx: is no kind of file that is read — save its sheet as .csv"),
+        ("a.tar.gz", b"", "a.tar.gz: is no kind of file that is read — unpack it, and name what is in it"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl:1: is no JSON (maximum recursion depth"),
         ("a.jsonl.gz", b"text", "a.jsonl.gz: cannot be read (Not a gzipped file"),
         ("a.txt.gz", CUT, "a.txt.gz: cannot be read (Compressed file ended"),

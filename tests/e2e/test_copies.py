@@ -245,6 +245,52 @@ def test_an_adapter_has_no_place_for_a_head_that_its_base_does_not_store(kind: s
         submerge.plan(recipe | {"output": {"as": "adapter"}}, ROOM)
 
 
+@pytest.mark.parametrize(
+    ("kind", "module", "as_one"),
+    [
+        ("gpt2", "wte", False),
+        ("t5", "shared", False),
+        ("gpt2", "lm_head", True),
+        ("t5", "embed_tokens", True),
+    ],
+)
+def test_peft_ties_modules_of_two_names_alone(tmp_path: Path, kind: str, module: str, as_one: bool) -> None:
+    """With `ensure_weight_tying`, too, it trains a copy of a table that is called otherwise."""
+    import peft
+
+    t = quiet_transformers()
+    torch.manual_seed(0)
+    sizes = {
+        "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 2},
+        "t5": {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2},
+    }
+    config = t.AutoConfig.for_model(kind, vocab_size=16, **sizes[kind])
+    classes = {"gpt2": t.AutoModelForCausalLM, "t5": t.AutoModelForSeq2SeqLM}
+    base, folder = classes[kind].from_config(config), tmp_path / "adapter"
+    base.save_pretrained(tmp_path / "base")
+    options = {"target_modules": ["c_attn" if kind == "gpt2" else "q"], "modules_to_save": [module]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(base, peft.LoraConfig(r=2, ensure_weight_tying=True, **options)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.add_(torch.randn(parameter.shape))
+    ids = torch.arange(8)[None]
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if kind == "t5" else {})
+    model.save_pretrained(str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trained = peft.PeftModel.from_pretrained(
+            classes[kind].from_pretrained(tmp_path / "base"), str(folder)
+        )
+    expected = trained.eval()(**inputs).logits
+    report = submerge.merge(alone(f"{tmp_path}/base+{folder}"), tmp_path / "out", settings=ROOM)
+    merged = classes[kind].from_pretrained(report.out).eval()
+    torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+    assert as_one == (not any("the output has both" in warning for warning in report.warnings))
+
+
 def test_an_adapter_on_a_tied_head_of_another_name_is_refused_likewise(tmp_path: Path) -> None:
     base, config = made("bert", tmp_path / "made")
     write(tmp_path / "base", single(base, KINDS["bert"][3], 0), config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import submerge
 from _models import ROOM, contents
@@ -215,15 +218,42 @@ def test_what_cannot_be_done_is_refused(places: Path, tmp_path: Path) -> None:
     assert "there is no tokenizer here to take" in refusal(model, empty, out)
     assert "there is no tokenizer here that says" in refusal(empty, donor, out)
     other.mkdir()
-    (other / "tokenizer.json").write_text(
-        json.dumps({"model": {"type": "WordLevel", "vocab": {"☃☃": 0}}, "added_tokens": []})
-    )
+    Tokenizer(WordLevel({"☃☃": 0}, "☃☃")).save(str(other / "tokenizer.json"))
     assert "no token of" in refusal(model, other, out, method="mean")
+    content = json.loads((donor / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": {"type": "New"}}))
+    assert "tokenizers cannot read it (data did not match" in refusal(model, other, out, method="mean")
+    assert not out.exists()
     assert "--method: the method for new tokens is 'best'" in refusal(model, donor, out, method="best")
     assert "-k: k is a positive whole number, not 0" in refusal(model, donor, out, k=0)
     out.mkdir()
     (out / "file").touch()
     assert "not empty" in refusal(model, donor, out)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma", "qwen2"])
+def test_the_donors_tokenizer_is_loaded_in_a_model_of_another_type(
+    places: Path, tmp_path: Path, kind: str
+) -> None:
+    """Beside a configuration of these types `AutoTokenizer` takes the tokens alone from a tokenizer.json."""
+    donor = tmp_path / "donor"
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "the": 2, "!": 3}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    donor.mkdir()
+    tokenizer.save(str(donor / "tokenizer.json"))
+    shutil.copytree(places / "model-tied", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": kind}))
+    made = submerge.transplant(tmp_path / "model", donor, tmp_path / "out", method="mean", settings=ROOM)
+    said = [text for text in made.merge.warnings if "transformers" in text]
+    if kind == "qwen2":  # transformers has it that what these folders say of their class is wrong
+        assert "Qwen2Tokenizer for this tokenizer in a model of type qwen2, which is another than" in said[0]
+        assert said[0].endswith("load the output's with transformers.PreTrainedTokenizerFast.from_pretrained")
+        loaded = PreTrainedTokenizerFast.from_pretrained(made.merge.out)
+    else:
+        assert said == []
+        loaded = AutoTokenizer.from_pretrained(made.merge.out)
+    assert loaded("the a!").input_ids == [2, 1, 3]
 
 
 def test_tokens_beyond_the_donors_rows_are_approximated_by_their_pieces(places: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
 
 from _mixtures import dense_folder
 from _models import ROOM, contents, read
@@ -268,6 +270,18 @@ def test_vocabularies(models: Path, tmp_path: Path) -> None:
     assert "as an expert it reads the base's tokens: 1 token missing" in warning
     recipe["experts"][1]["source_model"] = str(other)
     assert "it has another tokenizer than the base: 10 tokens with other ids" in problems(recipe)[0]
+
+
+def test_an_expert_whose_tokenizer_cuts_otherwise(models: Path) -> None:
+    """It has the same tokens, and was trained on others of them; nothing is said of the base's own."""
+    for name, lower in (("base", False), ("a", False), ("b", True)):
+        tokenizer = Tokenizer(WordLevel({"<unk>": 0, "the": 1, "The": 2}, "<unk>"))
+        tokenizer.normalizer = normalizers.Lowercase() if lower else None
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(models / name / "tokenizer.json"))
+    (warning,) = plan_mixture(recipe_of(models), ROOM).warnings
+    assert warning.startswith(f"{models / 'b'}: its tokenizer cuts texts otherwise than that of")
+    assert "'The quick brown fox'" in warning
 
 
 def test_prompts_need_a_tokenizer(models: Path, tmp_path: Path) -> None:

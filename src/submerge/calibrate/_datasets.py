@@ -30,16 +30,20 @@ class StoredImage:
     column: str
     place: int | None = None
     """Which of the images of a list."""
+    file: Path | None = None
+    """Where it lies, if the data set holds its path alone."""
 
     def __str__(self) -> str:
         place = "" if self.place is None else f"[{self.place}]"
         return f"row {self.number + 1}, {self.column}{place}"
 
     def read(self) -> bytes:
-        """Return the image's file."""
+        """Return what the image's file holds."""
+        if self.file is not None:
+            return self.file.read_bytes()
         value = self.rows[self.number].column(self.column)[0].as_py()
-        value = value if self.place is None else value[self.place]
-        return value["bytes"] or Path(value["path"]).read_bytes()
+        held: bytes = (value if self.place is None else value[self.place])["bytes"]
+        return held
 
 
 def is_dataset(spec: DataSpec) -> bool:
@@ -118,10 +122,15 @@ def _chosen(spec: DataSpec, splits: list[str]) -> str:
 
 def _referred(value: Any, rows: Any, number: int, column: str) -> Any:
     """Return a cell with references for its images."""
-    if isinstance(value, list):
-        pairs = enumerate(value)
-        return [StoredImage(rows, number, column, at) if _is_image(one) else one for at, one in pairs]
-    return StoredImage(rows, number, column) if _is_image(value) else value
+
+    def referred(one: Any, place: int | None = None) -> Any:
+        if not _is_image(one):
+            return one
+        if not one["bytes"] and not one["path"]:
+            return None
+        return StoredImage(rows, number, column, place, None if one["bytes"] else Path(one["path"]))
+
+    return [referred(one, at) for at, one in enumerate(value)] if isinstance(value, list) else referred(value)
 
 
 def _is_image(value: Any) -> bool:

@@ -31,6 +31,9 @@ _PAIRS = (
     ("query", "passage"),
 )
 """Columns of published data sets whose texts are read as pairs, as hints name them."""
+_ALPACA = frozenset({"instruction", "input"})
+"""Columns of which a template makes one text, as each model was trained."""
+_JOIN = "write instruction and input into one column text, with the template that the model was trained with"
 _UNREAD = ("audio", "audios", "sound", "video", "videos")
 """Columns without which a text beside them is not what the model is asked."""
 
@@ -38,8 +41,9 @@ _UNREAD = ("audio", "audios", "sound", "video", "videos")
 def read_items(source: DataSource) -> list[Item]:
     """Return the items of a file, a folder, or a data set of the package `datasets`.
 
-    * a file of rows, also with `.gz`: JSON lines (`.jsonl`), JSON (`.json`, an array of objects), a table
-      with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`, `.arrow`;
+    * a file of rows, also packed (`.gz`, `.bz2`, `.xz`, `.zst`): JSON lines (`.jsonl`), JSON (`.json`, an
+      array of objects), a table with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`,
+      `.arrow`;
     * a folder of images, sorted by their paths, or one that `datasets` saved (`save_to_disk`);
     * the name of a data set of the Hub, such as `nyu-mll/glue`, which `datasets` downloads;
     * a mapping with one of these as `path`, and perhaps `name` and `split` (of a data set), `columns` (ours
@@ -100,11 +104,24 @@ def items_of(rows: Iterable[Row], root: Path, columns: Mapping[str, str] | None 
     """Return the items of rows, of which `columns` are read, and paths start at `root`."""
     names = {ours: (name,) for ours, name in columns.items()} if columns else COLUMNS
     items: list[Item] = []
+    halves: list[str] = []
     for where, row in rows:
         if columns and not items:  # an object may lack what others have, but not the first
             _check_columns(row, columns, where)
         items.append(_item(row, where, root, names))
+        if columns and _is_half(row, columns):
+            halves.append(where)
+    if halves:
+        what = f"{few(halves, 1)}: the instruction is read without its input"
+        warnings.warn(f"{what} — {_JOIN}", UserWarning, stacklevel=2)
     return items
+
+
+def _is_half(row: Any, columns: Mapping[str, str]) -> bool:
+    """Return whether a row is one of Alpaca's whose instruction alone is read, and it has an input, too."""
+    read = set(columns.values())
+    is_one = isinstance(row, Mapping) and _ALPACA <= row.keys() and "instruction" in read
+    return is_one and "input" not in read and _is_given(row["input"])
 
 
 def check_one_kind(items: Iterable[Item], where: str) -> None:
@@ -209,10 +226,9 @@ def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) 
     others = {name: value for name, value in row.items() if name not in known and value}
     if not (mapped := _suggested(others)):
         return f"columns are {', '.join(COLUMNS)}; there are {few(row, 20) or 'none'}"
-    hint = f"columns are {few(row, 20)}; name one with columns: {{{mapped}}}"
-    if "instruction" in others and others.get("input"):
-        hint += ", and write what is in input into the same text"
-    return hint
+    if _ALPACA <= row.keys():  # also where this row's input is empty: others may have one
+        return f"columns are {few(row, 20)}; {_JOIN}"
+    return f"columns are {few(row, 20)}; name one with columns: {{{mapped}}}"
 
 
 def _suggested(row: Mapping[str, Any]) -> str:

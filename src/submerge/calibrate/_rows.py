@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from submerge.calibrate._tables import read_tabbed_table, read_table
+from submerge.calibrate._text_files import open_text, readable
 from submerge.errors import Problem, RequestError, few
-from submerge.recipe import data_format
+from submerge.recipe import PACKINGS, data_format
 
 __all__ = ["FORMATS", "Row", "Rows", "folder_rows", "read_rows"]
 
@@ -22,17 +20,30 @@ Row: TypeAlias = tuple[str, Any]
 Rows: TypeAlias = Generator[Row, None, None]
 """Whoever does not go through all of them closes them, and with them the file."""
 
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".lzma")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
 def read_rows(path: Path) -> Rows:
     """Yield the rows of a file, as its ending has it; raises `RequestError` with the line that is wrong."""
-    with _readable(path), _opened(path) as file:
+    with readable(path):
         read = FORMATS.get(data_format(path))
         if read is None:
-            hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, .arrow, or a folder of images"
-            raise RequestError(Problem("is no kind of file that is read", str(path), hint))
-        yield from read(file, path)
+            path.stat()  # of one that is not there this is said
+            raise RequestError(Problem("is no kind of file that is read", str(path), _hint_of_kinds(path)))
+        with open_text(path) as file:
+            yield from read(file, path)
+
+
+def _hint_of_kinds(path: Path) -> str:
+    """Return what to do about a file of another kind than those that are read."""
+    if path.suffix.lower() in _SPREADSHEETS:
+        return "save its sheet as .csv"
+    if path.suffix.lower() in _ARCHIVES or data_format(path) == ".tar":
+        return "unpack it, and name what is in it"
+    packed = ", ".join(PACKINGS)
+    return f"{', '.join(FORMATS)}, these with {packed}, .parquet, .arrow, or a folder of images"
 
 
 def folder_rows(folder: Path) -> Rows:
@@ -53,37 +64,6 @@ def folder_rows(folder: Path) -> Rows:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Say of what a file's reading raises which file it is."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        place = f"{path}:{_first_wrong_line(path)}"
-        raise RequestError(Problem("cannot be read (not UTF-8)", place, "save it as UTF-8")) from error
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError(Problem(f"cannot be read ({reason})", str(path), "check the path")) from error
-
-
-def _first_wrong_line(path: Path) -> int:
-    """Return the number of the first line of a file that is not UTF-8."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
-
-
-def _opened(path: Path) -> TextIO:
-    """Return a file as text, whose lines end as they end there: a cell of a table may hold several."""
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _json_lines(file: TextIO, path: Path) -> Iterator[Row]:
@@ -113,8 +93,12 @@ def _parsed(text: str, where: str, hint: str) -> Any:
 
 
 def _text_lines(file: TextIO, path: Path) -> Iterator[Row]:
+    """Yield each line; raises `RequestError` for Excel's "Unicode text", of which each would be a row."""
     for number, line in enumerate(file, 1):
         if line.strip():
+            if file.encoding == "utf-16" and "\t" in line:
+                what = "is a table with tabs, as Excel saves Unicode text, and no text a line"
+                raise RequestError(Problem(what, f"{path}:{number}", "name it .tsv"))
             yield f"{path}:{number}", {"text": line.strip()}
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +17,21 @@ from submerge.errors import Problem, RequestError, few
 
 __all__ = ["read_tabbed_table", "read_table"]
 
+_TOLD = re.compile(r'"?sep=(?P<mark>[^"])"?', re.IGNORECASE)
+"""A line before the header that says what stands between cells."""
+_LIMIT = threading.Lock()
+"""Held while the longest cell that `csv` reads, which is one number for all of the process, is ours."""
+
 
 def read_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
     """Yield each row of a table in which texts may stand between double quotes.
 
     What stands between its cells is told from the header: spreadsheets write semicolons in many languages.
+    Where a line `sep=;` comes before it, as for Excel, that tells it.
     """
-    header = next((line for line in file if line.strip()), "")
-    return _Reading(next((mark for mark in ",;\t|" if mark in header), ",")).rows(file, path)
+    header = _first_line(file)
+    told = _told(header)
+    return (told or _Reading(next((mark for mark in ",;\t|" if mark in header), ","))).rows(file, path)
 
 
 def read_tabbed_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
@@ -31,6 +41,9 @@ def read_tabbed_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
     and of other data sets have no quoting: each line is a row, and quotes belong to the text. Where both fit,
     quotes have their meaning, unless the rows would be others.
     """
+    if told := _told(_first_line(file)):
+        return told.rows(file, path)
+    file.seek(0)
     quoted, plain = _Reading("\t"), _Reading("\t", literal=True)
     if not any('"' in line for line in file):
         return quoted.rows(file, path)
@@ -45,6 +58,16 @@ def read_tabbed_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
         more = f"; without a meaning of quotes {of_plain.problem.where} {of_plain.problem.what}"
         raise RequestError(replace(found, hint=found.hint + more))
     return chosen.rows(file, path)
+
+
+def _first_line(file: TextIO) -> str:
+    return next((line for line in file if line.strip()), "").rstrip("\r\n")
+
+
+def _told(line: str) -> _Reading | None:
+    """Return how a table is read whose first line says it; None where the line is its header."""
+    told = _TOLD.fullmatch(line)
+    return _Reading(told["mark"], told=True) if told else None
 
 
 def _ambiguous(file: TextIO, path: Path) -> Problem:
@@ -86,6 +109,8 @@ class _Reading:
     delimiter: str
     literal: bool = False
     exact: bool = False
+    told: bool = False
+    """Whether a line before the header says what the delimiter is."""
 
     def fit(self, file: TextIO, path: Path) -> _Fit:
         """Return whether a table can be read so."""
@@ -114,11 +139,15 @@ class _Reading:
             quoting=csv.QUOTE_NONE if self.literal else csv.QUOTE_MINIMAL,
             strict=True,
         )
+        rows = _of_any_length(reader)
         try:
-            header = next(filter(None, reader), [])
+            filled = filter(None, rows)
+            if self.told:
+                next(filled)
+            header = next(filled, [])
             last = reader.line_num
             names = self._names(header, f"{path}:{last}")
-            for cells in reader:
+            for cells in rows:
                 lines, last = reader.line_num - last, reader.line_num
                 if cells:
                     where = f"{path}:{last}"
@@ -126,8 +155,6 @@ class _Reading:
                     yield _TableRow(where, names, cells, lines)
         except csv.Error as error:
             hint = 'a text between double quotes ends with one, and those within it are doubled: ""'
-            if "field limit" in str(error):
-                hint = "write texts of such a length as .jsonl, or cut them; or a double quote has no end"
             where = f"{path}:{last + 1}"  # behind the last row that was read
             raise RequestError(Problem(f"is no table ({error})", where, hint)) from error
 
@@ -146,3 +173,17 @@ class _Reading:
             what = f"has {len(cells)} cells, and the header {len(names)}"
             hint = f"put texts that hold {self.delimiter!r} between double quotes"
             raise RequestError(Problem(what, where, hint))
+
+
+def _of_any_length(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield rows whose cells may be longer than `csv` has it, without a change for others that use it."""
+    while True:
+        with _LIMIT:
+            before = csv.field_size_limit(sys.maxsize)
+            try:
+                row = next(rows, None)
+            finally:
+                csv.field_size_limit(before)
+        if row is None:
+            return
+        yield row

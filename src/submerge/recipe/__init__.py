@@ -11,6 +11,7 @@ from submerge.recipe._coefficients import VERSION as COEFFICIENTS_VERSION
 from submerge.recipe._data_spec import (
     COLUMNS,
     DATA_FORMATS,
+    PACKINGS,
     DataSource,
     DataSpec,
     data_files,
@@ -41,6 +42,7 @@ __all__ = [
     "COEFFICIENTS_VERSION",
     "COLUMNS",
     "DATA_FORMATS",
+    "PACKINGS",
     "Coefficients",
     "DataSource",
     "DataSpec",

@@ -15,6 +15,7 @@ from submerge.errors import Problem, RequestError, did_you_mean, few
 __all__ = [
     "COLUMNS",
     "DATA_FORMATS",
+    "PACKINGS",
     "DataSource",
     "DataSpec",
     "data_files",
@@ -40,7 +41,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What is read of a row, and the columns in which it is looked for."""
 
 DATA_FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow")
-"""The endings of files that are read. All but the last two may be packed, with `.gz` after their own."""
+"""The endings of files that are read. All but the last two may be packed, with one of `PACKINGS` after it."""
+
+PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+"""The endings of packed files."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ def problems_of_data(source: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
 
 
 def data_format(path: Path) -> str:
-    """Return the ending that says how a file is read, in small letters: that before `.gz`, if it ends so."""
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    """Return the ending that says how a file is read, in small letters: that before one of a packed file."""
+    return (path.with_suffix("") if path.suffix.lower() in PACKINGS else path).suffix.lower()
 
 
 def _is_text(value: Any) -> bool:

@@ -50,8 +50,12 @@ def fingerprint(plan: MergePlan) -> str:
 
 
 def _data_files(recipe: Recipe) -> set[Path]:
-    """Return the files of data from which a recipe's weights are learned."""
+    """Return the files of data from which a recipe's weights are learned, with the images that they name."""
     if recipe.coefficients is not None and recipe.coefficients.path:  # data is not read
         return set()
     sources = [entry.data for entry in recipe.participants if entry.data is not None]
-    return {file for source in sources for file in data_files(source)}
+    if not sources:
+        return set()
+    from submerge.calibrate import image_files  # here: it loads torch
+
+    return {file for source in sources for file in (*data_files(source), *image_files(source))}

@@ -18,10 +18,11 @@ __all__ = ["write_vocabulary_files"]
 def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder: Path) -> None:
     """Write the vocabulary over the files of a folder, which are those that were copied into it.
 
-    `tokenizer.json` gets the tokens, config.json `vocab_size`, and both configurations the ids that tokens of
-    the model at the position `reference` have now, or those of a donor's special tokens. For one that the
-    output lacks they get what the tokenizer's own model has under the same key. Raises `WorkError` if a
-    token has another id in the tokenizer that was written than the row that was merged for it.
+    `tokenizer.json` gets the tokens, `tokenizer_config.json` the class that is to load it, config.json
+    `vocab_size`, and both configurations the ids that tokens of the model at the position `reference` have
+    now, or those of a donor's special tokens. For one that the output lacks they get what the tokenizer's own
+    model has under the same key. Raises `WorkError` if a token has another id in the tokenizer that was
+    written than the row that was merged for it.
     """
     tokenizer = vocabulary.tokenizer
     if tokenizer.text is not None:
@@ -29,6 +30,10 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
         list_added_tokens(
             folder, tokenizer.ids, {text: vars(flags) for text, flags in tokenizer.added.items()}
         )
+    if tokenizer.kind is not None:
+        path = folder / "tokenizer_config.json"
+        settings = read_json(path) if path.is_file() else {}
+        write_json(path, {**settings, "tokenizer_class": tokenizer.kind})
     ids = vocabulary.ids[reference]
 
     def renumbered(part: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:

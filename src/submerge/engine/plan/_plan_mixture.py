@@ -41,7 +41,7 @@ from submerge.engine.plan.tensors import (
     budget,
     weight_files,
 )
-from submerge.engine.plan.tokens import plan_tokens
+from submerge.engine.plan.tokens import code_warnings, cut_warnings, plan_tokens
 from submerge.errors import RequestError
 from submerge.methods import MIXTURE
 from submerge.recipe import MixtureRecipe, load_mixture, same_model
@@ -92,8 +92,9 @@ def plan_mixture(
     if problems:
         raise RequestError(problems)
     plan = _MixturePlanner(recipe, inputs, copies, MixtureWeights(recipe, form, inputs)).plan(settings)
-    tokenizer_warnings = tokens.warnings if tokens else ()
-    more = (*warnings, *tokenizer_warnings, *licence_warnings(plan.licences))
+    of_tokens = (*tokens.warnings, *code_warnings(tokens.tokenizer, inputs)) if tokens else ()
+    notes = (note for alignment in alignments for note in alignment.notes)
+    more = (*warnings, *cut_warnings(recipe, inputs), *of_tokens, *notes, *licence_warnings(plan.licences))
     own = (*recipe.warnings, *plan.warnings, *_warnings(recipe, form), *more)
     return replace(plan, tokens=tokens, warnings=own)
 

@@ -38,6 +38,9 @@ _UNTIE = (
     "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
     "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
 )
+_SHARED = re.compile(r"(?:^|\.)shared\.weight$")
+_OF_STACK = re.compile(r"(?:^|\.)((?:encoder|decoder)\.embed_tokens\.weight)$")
+"""The names by which encoder and decoder look up the table that is called `shared`."""
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _PACKED = re.compile(r"\.experts\.(?:gate_up|gate|up|down)_proj(?:\.weight)?$")
 _WithLayout = LowRankPart | Scaled | SizedUpdate | Hadamard
@@ -113,10 +116,13 @@ def fit_adapter(
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
     """Return the parts of an output head that the base ties to its embeddings, and why they cannot be."""
     heads = {name: head[1] for name in adapter.parts if (head := _HEAD.search(name))}
+    is_one = bool(adapter.config.get("ensure_weight_tying"))  # then PEFT trains one update for all names
+    if is_one and any(_SHARED.search(name) for name in adapter.parts):
+        heads |= {name: table[1] for name in adapter.parts if (table := _OF_STACK.search(name))}
     tied = {name for name, head in heads.items() if not any(other.endswith(head) for other in shapes)}
     if not tied:
         return set(), []
-    if adapter.config.get("ensure_weight_tying"):  # then PEFT trains one update for both
+    if is_one:
         return tied, []
     what = f"changes {min(tied)} by itself, but the base has no such tensor: it is tied to the embeddings"
     return tied, [Problem(what, str(adapter.path), _UNTIE)]

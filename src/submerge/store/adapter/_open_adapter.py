@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
 from submerge.store.adapter._narrow import narrow_tensors, widened
+from submerge.store.adapter._parts import Part, Replace
 from submerge.store.adapter._untold import untold_fields
 from submerge.store.folder import (
     Fetched,
@@ -28,6 +30,9 @@ from submerge.store.folder import (
 from submerge.store.format import InMemory, TensorEntry, load_pickled, memory_entry, read_header
 
 __all__ = ["is_adapter", "open_adapter"]
+
+_TIED_BY_PEFT = frozenset({"embed_tokens", "lm_head"})
+"""Its `EMBEDDING_LAYER_NAMES`."""
 
 
 def is_adapter(path: Path) -> bool:
@@ -90,7 +95,7 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         label=label,
         path=folder,
         revision=None,
-        config=dict(config.raw),
+        config=_with_true_ties(config.raw, parts),
         base=str(base) if base else None,
         base_revision=str(revision) if revision else None,
         parts=parts,
@@ -101,6 +106,18 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         tokenizer=Tokenizer.among(folder, files.copied, files.links),
         left_out=(*_left_out(beside), *untold_fields(config, parts)),
     )
+
+
+def _with_true_ties(raw: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Return a configuration in which `ensure_weight_tying` stands where PEFT trained one update for both.
+
+    It looks for two names of modules alone: of a table that is called `wte` or `shared` it trains a copy.
+    What it saves in full counts where it was asked to, and not for a vocabulary that was resized.
+    """
+    saves = bool(raw.get("modules_to_save"))
+    trained = [name for name, part in parts.items() if saves or not isinstance(part, Replace)]
+    modules = {name.removesuffix(".weight").rpartition(".")[2] for name in trained}
+    return {key: v for key, v in raw.items() if key != "ensure_weight_tying" or modules & _TIED_BY_PEFT}
 
 
 def _left_out(beside: Sequence[str]) -> list[str]:

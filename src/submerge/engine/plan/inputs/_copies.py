@@ -17,7 +17,7 @@ __all__ = ["Copies", "resolve_copies"]
 
 _ONE_OF_TWO = (
     "in training that kept the base's values, and here both get the update, as in PEFT's merge_and_unload; "
-    "train with ensure_weight_tying=True, or untie the base and train on that"
+    "train with ensure_weight_tying=True and lm_head in target_modules, or untie the base and train on that"
 )
 
 

@@ -28,6 +28,7 @@ class OutputTokenizer:
         ids: all tokens with their ids.
         added: the tokens that the files lack, by their ids, and how each is treated.
         text: what `tokenizer.json` is to hold; None where it is copied as it is.
+        kind: the class that `tokenizer_config.json` is to name; None where it stays what it is.
         unreached: those of `added` that their own text is not cut into.
     """
 
@@ -35,6 +36,7 @@ class OutputTokenizer:
     ids: Mapping[str, int]
     added: Mapping[str, TokenFlags] = field(default_factory=dict)
     text: str | None = None
+    kind: str | None = None
     unreached: tuple[str, ...] = ()
 
 
@@ -90,7 +92,7 @@ def extend_tokenizer(files: Tokenizer, own: ModelTokens, tokens: Mapping[str, To
     backend.no_truncation()
     encoded = {text: backend.encode(text, add_special_tokens=False).ids for text in added}
     unreached = tuple(text for text in added if encoded[text] != [ids[text]])
-    return OutputTokenizer(files, ids, added, written, unreached)
+    return OutputTokenizer(files, ids, added, written, unreached=unreached)
 
 
 def fast_backend(folder: Path) -> Any:

@@ -13,6 +13,7 @@ from submerge.engine.plan.tokens._output_tokenizer import OutputTokenizer
 from submerge.engine.plan.tokens._tables import token_rows, token_tables
 from submerge.engine.plan.tokens._token_keys import SPECIAL_ROLES, TokenKeys, token_keys
 from submerge.engine.plan.tokens._token_origins import texts_by_id
+from submerge.engine.plan.tokens._tokenizer_class import tokenizer_class
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, SpecialIds
 from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
 from submerge.errors import Problem, few
@@ -52,6 +53,9 @@ class _DonorTokens(VocabularyPlanner):
             return None
         folder = self.source.model.tokenizer.folder
         tokens = stored_tokens(folder)
+        reference = self.inputs.reference_model
+        kind, warnings = tokenizer_class(self.source.model.tokenizer, self.source.label, reference)
+        self.warnings += warnings
         donor = token_keys(folder, tokens)
         own = {position: self._keys(model) for position, model in involved}
         rows = {position: self._rows(keys, donor) for position, keys in own.items()}
@@ -63,7 +67,7 @@ class _DonorTokens(VocabularyPlanner):
         texts = texts_by_id(tokens.ids)
         special = self._special_ids(donor)
         return OutputVocabulary(
-            tokenizer=OutputTokenizer(self.source.model.tokenizer, tokens.ids),
+            tokenizer=OutputTokenizer(self.source.model.tokenizer, tokens.ids, kind=kind),
             origins=DonorRows(self.source.model, texts, rows, self.settings),
             rows=self.padded(len(texts)),
             ids={position: _moved(keys, donor) for position, keys in own.items()},

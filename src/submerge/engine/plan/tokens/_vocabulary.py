@@ -214,7 +214,9 @@ def _with_known_head(model: Checkpoint) -> Checkpoint:
     is_one = adapter.config.get("ensure_weight_tying") or len(tables) > 1
     if is_trained and not is_one and tied_embeddings(model.config) is not False:
         what = f"it trained {resized[0]} apart from the head, whose rows for new tokens it does not hold"
-        hint = "train it with ensure_weight_tying=True, or save the merged model"
+        hint = (
+            "train it with ensure_weight_tying=True and lm_head in modules_to_save, or save the merged model"
+        )
         raise RequestError(Problem(what, str(adapter.path), hint))
     if is_trained and (others := _lacking(model, resized)):
         what = f"it trained a copy of {resized[0]}, which {few(others)} do not use, and has no rows of these"
