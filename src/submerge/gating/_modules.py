@@ -75,7 +75,9 @@ def _check_fit(module: nn.Module, local: str, update: GatedUpdate, name: str) ->
     if isinstance(update, GatedFactors):
         shape, transposed = update.shape, local == "weight" and is_transposed(module)
         if update.transposed != transposed:
-            raise ValueError(f"{name}.{local}: its factors need transposed={transposed}, as is_transposed says")
+            raise ValueError(
+                f"{name}.{local}: its factors need transposed={transposed}, as is_transposed says"
+            )
     elif isinstance(update, GatedDense):
         shape = tuple(update.updates.shape[1:])
     else:

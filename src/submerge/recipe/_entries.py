@@ -47,6 +47,14 @@ def read_models(
     return readable if len(readable) == len(entries) else None
 
 
+def _is_short(raw: Mapping[str, Any]) -> bool:
+    """Return whether an entry is `chat: 0.5`: a key of ours has no number."""
+    values = list(raw.values())
+    return (
+        len(raw) == 1 and isinstance(values[0], (int, float)) and not raw.keys() & {*ENTRY_KEYS, *ABSENT_KEYS}
+    )
+
+
 def read_entry(
     raw: Any,
     path: KeyPath,
@@ -63,6 +71,12 @@ def read_entry(
     if not isinstance(raw, dict):
         hint = "write '- model: …'"
         report.add(f"an entry of 'models' is a mapping, not {show(raw)}", path, hint)
+        return None
+    if _is_short(raw):
+        ((model, weight),) = raw.items()
+        what = f"{show(model)} is no key of an entry, and may be meant as a model"
+        hint = f"write {{model: {model}, parameters: {{weight: {weight}}}}}"
+        report.add(what, path, hint)
         return None
     report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS)
     parameters = read_parameters(

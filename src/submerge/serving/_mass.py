@@ -73,9 +73,7 @@ class MassController(Controller):
         cls, model: Any, folder: Folder, gate: Gate, names: Mapping[str, str], *, heads: bool, partial: bool
     ) -> MassController:
         on_base = routes_on_base(folder.settings)
-        gated = attach_bank(
-            model, folder, gate, names, heads=heads, partial=partial, base_resident=on_base
-        )
+        gated = attach_bank(model, folder, gate, names, heads=heads, partial=partial, base_resident=on_base)
         controller = cls(model, folder, gated)
         model.router = controller.router
         return controller
