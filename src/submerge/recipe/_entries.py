@@ -9,7 +9,7 @@ from submerge.methods import Method
 from submerge.recipe._data import read_data_source
 from submerge.recipe._modalities import read_specialist
 from submerge.recipe._model_entry import ModelEntry
-from submerge.recipe._parameters import read_parameters
+from submerge.recipe._parameters import parameter_names, read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._projectors import read_share
 from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
@@ -78,7 +78,7 @@ def read_entry(
         hint = f"write {{model: {model}, parameters: {{weight: {weight}}}}}"
         report.add(what, path, hint)
         return None
-    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS)
+    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS, parameters=parameter_names(methods))
     parameters = read_parameters(
         raw.get("parameters"), (*path, "parameters"), method, methods, report, of_model=True
     )

@@ -20,6 +20,7 @@ from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._moments import check_moments, read_moments_key
 from submerge.recipe._parameters import (
     check_required,
+    parameter_names,
     read_parameters,
     single_values,
     warn_of_gradients,
@@ -88,7 +89,7 @@ def read_recipe(
     report, data = opened.report, opened.data
     _check_mapping(data, report)
     _check_no_mixture(data, report)
-    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS)
+    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS, parameters=parameter_names(methods))
     method = _read_method(data, methods, report)
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)

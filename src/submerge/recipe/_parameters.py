@@ -10,7 +10,7 @@ from submerge.methods import REQUIRED, Method, Option
 from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._rules import Setting, read_setting
 
-__all__ = ["check_required", "read_parameters", "single_values", "warn_of_gradients"]
+__all__ = ["check_required", "parameter_names", "read_parameters", "single_values", "warn_of_gradients"]
 
 _NO_EFFECT = ("int8_mask",)
 """Parameters of mergekit that change no result: it reads them for any method, in any place."""
@@ -53,6 +53,12 @@ def read_parameters(
         elif (setting := _setting(name, written, here, option, report)) is not None:
             settings[option.name if option is not None else name] = setting
     return settings
+
+
+def parameter_names(methods: Mapping[str, Method]) -> frozenset[str]:
+    """Return the names of all methods' parameters."""
+    options = [option for method in methods.values() for option in method.options]
+    return frozenset(name for option in options for name in option.names)
 
 
 def _setting(name: str, written: Any, path: KeyPath, option: Option | None, report: Report) -> Setting | None:
