@@ -72,6 +72,7 @@ def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate
 
 def _check_fit(module: nn.Module, local: str, update: GatedUpdate, name: str) -> None:
     """Raise `ValueError` where an update would be broadcast, or added to the transposed parameter."""
+    shape: tuple[int, ...]
     if isinstance(update, GatedFactors):
         shape, transposed = update.shape, local == "weight" and is_transposed(module)
         if update.transposed != transposed:
