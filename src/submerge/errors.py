@@ -64,17 +64,19 @@ def first_line(error: BaseException) -> str:
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate that is spelled most like `name`, or None where none is much like it.
 
-    Capitals are as small letters, and `-` is as `_`.
+    Capitals are as small letters, and `-` and spaces are as `_`. A candidate that is a word of the name is
+    like it, too: `ties` of `TIES-merging`.
     """
     import difflib
 
     plain = {_plain(candidate): candidate for candidate in candidates}
-    close = difflib.get_close_matches(_plain(name)[:MOST_COMPARED], plain, n=1)
+    meant = _plain(name)[:MOST_COMPARED]
+    close = difflib.get_close_matches(meant, plain, n=1) or [w for w in meant.split("_") if w in plain]
     return plain[close[0]] if close else None
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def did_you_mean(name: str, candidates: Iterable[str], otherwise: str | None = None) -> str:

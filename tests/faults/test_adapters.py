@@ -175,6 +175,21 @@ def test_requests_that_cannot_be(pair: Tuned, tmp_path: Path) -> None:
     refused(merge(nothing, out, "--as", "adapter"), out, 1, "every merged update is zero")
 
 
+def test_an_adapter_on_another_model_than_it_was_trained_on_is_told(pair: Tuned, tmp_path: Path) -> None:
+    moved, other, path = tmp_path / "moved", tmp_path / "other", tmp_path / "r.yaml"
+    shutil.copytree(pair.adapters[0], moved)
+    shutil.copytree(pair.base, other)
+    config(base_model_name_or_path=str(other))(moved)
+    text = "was trained on"
+    path.write_text(yaml.safe_dump(pair.recipe("passthrough", [moved])))
+    assert text not in merge(path, tmp_path / "copy").err
+    state = {name: 2 * tensor for name, tensor in pair.state.items()}
+    save_file(state, other / "model.safetensors")
+    assert f"moved: {text} {other}, as its file says, and lies on" in merge(path, tmp_path / "out").err
+    path.write_text(yaml.safe_dump(pair.recipe("passthrough", [f"{pair.base}+{moved}"])))
+    assert text not in merge(path, tmp_path / "named").err, "the recipe names what it is to lie on"
+
+
 def test_an_adapter_trained_on_a_model_with_an_adapter(pair: Tuned, tmp_path: Path) -> None:
     """Its update is one of that model: on the plain base the other adapter's would be missing."""
     first, second = tmp_path / "first", tmp_path / "second"

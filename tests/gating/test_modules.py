@@ -248,3 +248,15 @@ def test_a_module_is_let_go_as_it_was() -> None:
         assert torch.equal(module(x), plain)
     assert [name for name, _ in module.named_modules()] == names
     assert "forward" not in module.__dict__
+
+
+def test_an_update_that_does_not_fit_its_parameter_is_refused() -> None:
+    """A square weight that is stored transposed would take the factors of the other side, and no error."""
+    gate, conv = Gate(Recent(0)), Transposed()
+    factors = GatedFactors(gate, "w", parts(6, 6), rule="sum", scale=1.0)
+    with pytest.raises(ValueError, match=r"c_proj.weight: its factors need transposed=True"):
+        gate_module(gate, conv, {"weight": factors}, "c_proj")
+    column = GatedDense(gate, "norm", {0: normal(0, 6, 1)})  # would be broadcast
+    with pytest.raises(ValueError, match=r"norm.weight has the shape \[6\]; its update has \[6, 1\]"):
+        gate_module(gate, nn.LayerNorm(6), {"weight": column}, "norm")
+    assert "forward" not in vars(conv)

@@ -438,3 +438,19 @@ def test_problems_carry_their_parts(toys):
     assert (problem.what, problem.where, problem.hint) == (
         "unknown key 'dtpye'", "recipe:11", "did you mean 'dtype'?",
     )  # fmt: skip
+
+
+def test_what_reads_as_a_value_for_each_model_is_told():
+    """A list is a gradient, and a number beside a model's name is no entry."""
+    text = "merge_method: linear\nmodels: [a, b]\nparameters: {weight: [0.7, 0.3]}\n"
+    (warning,) = load_recipe(text).warnings
+    assert warning.startswith("recipe:3: 'weight' is a gradient over the layers, the same for every model")
+    for plain in ("[0.5, 0.5]", "[0.7, 0.3, 0.1]", "0.7"):
+        assert not load_recipe(text.replace("[0.7, 0.3]", plain)).warnings
+    with pytest.raises(RequestError, match=r"{model: a, parameters: {weight: 0.7}}"):
+        load_recipe("merge_method: linear\nmodels: [a: 0.7, b: 0.3]\n")
+    with pytest.raises(RequestError) as error:
+        load_recipe("merge_method: ties\nbase_model: x\nmodels: [{model: a, weight: 1}]\ndensity: 0.5\n")
+    assert str(error.value).count("write it under 'parameters'") == 2
+    with pytest.raises(RequestError, match="did you mean 'ties'"):
+        load_recipe("merge_method: TIES-merging\nbase_model: x\nmodels: [a]\n")

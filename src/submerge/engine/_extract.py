@@ -64,7 +64,11 @@ def extract_lora(
     model, base = str(model), str(base)
     if rank is None and energy is None:
         raise RequestError(
-            Problem("neither a rank nor an energy is given", "", "say --rank 16 or --energy 0.9")
+            Problem(
+                "neither a rank nor an energy is given",
+                "",
+                "give a rank, such as 16, or an energy, such as 0.9",
+            )
         )
     if same_model(model) == same_model(base):
         raise RequestError(Problem("is the base itself: nothing was tuned", model, "name the fine-tune"))

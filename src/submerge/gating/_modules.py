@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from submerge.gating._gate import Gate
+from submerge.gating._gated_dense import GatedDense
 from submerge.gating._gated_embedding import GatedEmbedding
 from submerge.gating._gated_factors import GatedFactors
 from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
@@ -44,6 +45,9 @@ def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate
         updates: by the names of the module's own parameters.
         name: of the module, as assignments name it.
 
+    Raises:
+        ValueError: an update does not fit its parameter: it has another shape, or is of the transposed one.
+
     Examples:
         >>> import torch
         >>> from torch import nn
@@ -58,10 +62,29 @@ def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate
         ...     round((linear(x) - plain).item(), 4)
         2.0
     """
+    for local, update in updates.items():
+        _check_fit(module, local, update, name)
     gated = _kind(module, updates)(gate, updates, name)
     module.add_module("submerge", gated)  # so that it moves with the model
     module.forward = GatedForward(module, gated)
     return gated
+
+
+def _check_fit(module: nn.Module, local: str, update: GatedUpdate, name: str) -> None:
+    """Raise `ValueError` where an update would be broadcast, or added to the transposed parameter."""
+    shape: tuple[int, ...]
+    if isinstance(update, GatedFactors):
+        shape, transposed = update.shape, local == "weight" and is_transposed(module)
+        if update.transposed != transposed:
+            raise ValueError(
+                f"{name}.{local}: its factors need transposed={transposed}, as is_transposed says"
+            )
+    elif isinstance(update, GatedDense):
+        shape = tuple(update.updates.shape[1:])
+    else:
+        return
+    if shape != (own := tuple(getattr(module, local).shape)):
+        raise ValueError(f"{name}.{local} has the shape {list(own)}; its update has {list(shape)}")
 
 
 def ungate_module(module: nn.Module) -> None:

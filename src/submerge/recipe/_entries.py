@@ -9,7 +9,7 @@ from submerge.methods import Method
 from submerge.recipe._data import read_data_source
 from submerge.recipe._modalities import read_specialist
 from submerge.recipe._model_entry import ModelEntry
-from submerge.recipe._parameters import read_parameters
+from submerge.recipe._parameters import parameter_names, read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._projectors import read_share
 from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
@@ -47,6 +47,14 @@ def read_models(
     return readable if len(readable) == len(entries) else None
 
 
+def _is_short(raw: Mapping[str, Any]) -> bool:
+    """Return whether an entry is `chat: 0.5`: a key of ours has no number."""
+    values = list(raw.values())
+    return (
+        len(raw) == 1 and isinstance(values[0], (int, float)) and not raw.keys() & {*ENTRY_KEYS, *ABSENT_KEYS}
+    )
+
+
 def read_entry(
     raw: Any,
     path: KeyPath,
@@ -64,7 +72,13 @@ def read_entry(
         hint = "write '- model: …'"
         report.add(f"an entry of 'models' is a mapping, not {show(raw)}", path, hint)
         return None
-    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS)
+    if _is_short(raw):
+        ((model, weight),) = raw.items()
+        what = f"{show(model)} is no key of an entry, and may be meant as a model"
+        hint = f"write {{model: {model}, parameters: {{weight: {weight}}}}}"
+        report.add(what, path, hint)
+        return None
+    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS, parameters=parameter_names(methods))
     parameters = read_parameters(
         raw.get("parameters"), (*path, "parameters"), method, methods, report, of_model=True
     )

@@ -18,7 +18,13 @@ from submerge.recipe._load_mixture import describes_mixture
 from submerge.recipe._modalities import check_composition, read_modality_tokens
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._moments import check_moments, read_moments_key
-from submerge.recipe._parameters import check_required, read_parameters, single_values
+from submerge.recipe._parameters import (
+    check_required,
+    parameter_names,
+    read_parameters,
+    single_values,
+    warn_of_gradients,
+)
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._projector_mix import ProjectorMix
@@ -83,7 +89,7 @@ def read_recipe(
     report, data = opened.report, opened.data
     check_mapping(opened, "merge_method")
     _check_no_mixture(data, report)
-    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS)
+    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS, parameters=parameter_names(methods))
     method = _read_method(data, methods, report)
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
@@ -129,6 +135,7 @@ def _of_models(opened: RecipeSource, head: _Head) -> Recipe:
     report.raise_if_any()
     assert method is not None
     assert models is not None
+    warn_of_gradients(method, head.top, {len(models), len(participants)}, report)
     return Recipe(
         method=method,
         models=tuple(models),

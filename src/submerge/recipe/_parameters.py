@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from submerge.errors import did_you_mean
@@ -10,7 +10,7 @@ from submerge.methods import REQUIRED, Method, Option
 from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._rules import Setting, read_setting
 
-__all__ = ["check_required", "read_parameters", "single_values"]
+__all__ = ["check_required", "parameter_names", "read_parameters", "single_values", "warn_of_gradients"]
 
 _NO_EFFECT = ("int8_mask",)
 """Parameters of mergekit that change no result: it reads them for any method, in any place."""
@@ -53,6 +53,12 @@ def read_parameters(
         elif (setting := _setting(name, written, here, option, report)) is not None:
             settings[option.name if option is not None else name] = setting
     return settings
+
+
+def parameter_names(methods: Mapping[str, Method]) -> frozenset[str]:
+    """Return the names of all methods' parameters."""
+    options = [option for method in methods.values() for option in method.options]
+    return frozenset(name for option in options for name in option.names)
 
 
 def _setting(name: str, written: Any, path: KeyPath, option: Option | None, report: Report) -> Setting | None:
@@ -107,3 +113,21 @@ def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str
     """Return the options that are given once for all models and all tensors, as plain values."""
     single = [o.name for o in method.options if o.single and o.scope == "shared"]
     return {name: parameters[name].rules[0].value for name in single if name in parameters}
+
+
+def warn_of_gradients(
+    method: Method, top: Mapping[str, Setting], counts: Collection[int], report: Report
+) -> None:
+    """Warn of a list at the top level that has as many numbers as there are models, for an option of each.
+
+    It is a gradient over depth for all of them, and reads as a value for each. Equal numbers are both.
+    """
+    for option in method.options:
+        if option.scope == "shared" or option.name not in top:
+            continue
+        for rule in top[option.name].rules:
+            if isinstance(rule.value, tuple) and len(rule.value) in counts and len(set(rule.value)) > 1:
+                what = f"'{option.name}' is a gradient over the layers, the same for every model"
+                hint = f"for a value for each model, write {option.name} in the models' own parameters"
+                report.warn(f"{what} — {hint}", ("parameters", option.name))
+                break

@@ -111,16 +111,21 @@ class Report:
         path: KeyPath,
         *,
         absent: Mapping[str, str] = NONE,
+        parameters: Iterable[str] = (),
         ours: bool = False,
     ) -> None:
         """Note the keys of a mapping at `path` that are not `valid`.
 
         Those of mergekit's that are `absent` here have a hint of their own, and may be there without a value.
+        `parameters` are names whose place is the section `parameters` of the mapping.
         """
         for key, value in given.items():
             if key in valid:
                 continue
-            if key not in absent:
+            if key in parameters:
+                hint = f"it is a parameter: write it under 'parameters', as parameters: {{{key}: …}}"
+                self.add_ignored(f"unknown key {show(key)}", (*path, key), hint)
+            elif key not in absent:
                 self.unknown_key(key, valid, (*path, key), ours=ours)
             elif value is not None:
                 self.add_ignored(f"'{key}' is not supported", (*path, key), absent[key])

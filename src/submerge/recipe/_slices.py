@@ -10,7 +10,7 @@ from submerge.errors import few
 from submerge.methods import REQUIRED, Method
 from submerge.recipe._entries import read_entry
 from submerge.recipe._model_entry import ModelEntry, same_model
-from submerge.recipe._parameters import read_parameters
+from submerge.recipe._parameters import parameter_names, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._rules import Setting
@@ -143,7 +143,8 @@ class SliceReader:
         for key in misplaced:
             self.report.add_ignored(f"'{key}' has no place in a slice", (*path, key), "remove the key")
         others = {key: value for key, value in raw.items() if key not in misplaced}
-        self.report.check_keys(others, valid, path, absent=ABSENT_KEYS)
+        names = parameter_names(self.methods)
+        self.report.check_keys(others, valid, path, absent=ABSENT_KEYS, parameters=names)
 
     def _sources(self, raw: Any, path: KeyPath, *, with_layers: bool) -> tuple[LayerSource, ...]:
         """Return the sources of one slice, as far as they could be read, which must be of equal length."""

@@ -105,16 +105,28 @@ def parse_documents(text: str, name: str, *, lenient: bool = False) -> list[Docu
     raise AssertionError("unreachable: every branch above noted a problem")
 
 
-def _syntax(error: Exception, text: str, line: int) -> tuple[str, int]:
-    """Return what is wrong with text that is not YAML, and the line."""
+_HINTS = (
+    ("'\\t'", "indent with spaces, not with tabs"),
+    ("alias", "put text that begins with * in quotes, such as '*'"),
+    ("mapping values", "indent the keys of one mapping alike, and put text with ': ' in it in quotes"),
+    ("block end", "let all entries of a list, and all keys of a mapping, begin in one column"),
+    ("flow", "close each [ and {, and put commas between what they hold"),
+    ("quoted scalar", "close the quotes"),
+)
+"""What to do, by words of PyYAML's messages."""
+
+
+def _syntax(error: Exception, text: str, line: int) -> tuple[str, int, str]:
+    """Return what is wrong with text that is not YAML, the line, and what to do."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return f"character U+{ord(text[error.position]):04X} is not allowed in YAML", line
+        return f"character U+{ord(text[error.position]):04X} is not allowed in YAML", line, "remove it"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        return f"this is not YAML: {what}", mark.line + 1 if mark else line
-    return "this is not YAML", line
+        hint = next((hint for words, hint in _HINTS if words in what), "look at this line and that before")
+        return f"this is not YAML: {what}", mark.line + 1 if mark else line, hint
+    return "this is not YAML", line, "look at this line and that before"
 
 
 class _Reader:
@@ -161,8 +173,7 @@ class _Reader:
             line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
             key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
-                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
-                self.report.add_at(f"keys are text; found {key}", line, "put the key in quotes")
+                self.bad_key(key_node, child, key)
                 continue
             if key in own:
                 what = f"key {show(key)} is given twice, on lines {own[key]} and {line}"
@@ -179,6 +190,15 @@ class _Reader:
             for key, value in (extra if isinstance(extra, dict) else {}).items():
                 data.setdefault(key, value)
         return data
+
+    def bad_key(self, node: yaml.Node, child: yaml.Node, key: Any) -> None:
+        """Note a key that is no text; a number without a value is what follows the comma of a decimal."""
+        shown, hint = "a list or mapping", "put the key in quotes"
+        if isinstance(node, yaml.ScalarNode):
+            shown = node.value
+        if isinstance(key, (int, float)) and not isinstance(key, bool) and child.value == "":
+            hint = "a decimal is written with a point: 0.5"
+        self.report.add_at(f"keys are text; found {shown}", node.start_mark.line + 1, hint)
 
     def forget(self, path: KeyPath) -> None:
         """Forget the lines of a value in whose place another one stands."""

@@ -1,6 +1,7 @@
 """From a merged folder to a transformers model with a gate, or to adapters that others serve."""
 
 from submerge.serving._architecture import architectures
+from submerge.serving._attach import attach_bank
 from submerge.serving._calibrate_router import calibrate_router
 from submerge.serving._controller import Call, Controller
 from submerge.serving._export import Exported, export_adapters
@@ -24,6 +25,7 @@ __all__ = [
     "ModalityProcessor",
     "ProjectorController",
     "architectures",
+    "attach_bank",
     "calibrate_router",
     "export_adapters",
     "input_names",

@@ -25,31 +25,72 @@ from submerge.gating import (
     parameter_places,
     place_blocks,
 )
-from submerge.methods.mass import routes_on_base
 from submerge.names import Shape, View, empty_model, layer_of, loading
 from submerge.serving._folder import Folder
 from submerge.serving._heads import attach_heads
 from submerge.store import open_checkpoint
 
-__all__ = ["attach", "check_names"]
+__all__ = ["attach_bank", "check_names"]
 
 Updates = dict[str, dict[str, GatedUpdate]]
 """The updates of each module's own parameters, by its path."""
 
 
-def attach(
-    model: Any, folder: Folder, gate: Gate, names: Mapping[str, str], *, heads: bool, partial: bool
+def attach_bank(
+    model: Any,
+    folder: Folder,
+    gate: Gate,
+    names: Mapping[str, str],
+    *,
+    heads: bool,
+    partial: bool,
+    base_resident: bool = False,
 ) -> GatedModel:
-    """Gate the model's modules, and return them.
+    """Gate a model's modules by what a folder's bank holds, and return them.
 
-    `names` are the model's names of the folder's tensors. With `partial` the model is only a part of the
-    checkpoint, and tensors outside of its layers may be missing.
+    Every parameter is gated where it stands: tied ones at each place, those that are stored transposed or
+    packed from several tensors, too. The gate's settings say how updates act: `fixed` what the checkpoint is
+    (`base`, or the rule by which it merges the bank), `aggregate` how a set of members without weights is
+    merged (by default `sum`), `scale` a factor on what factors add (1), and `heads` whose head answers
+    (`router`: that of the assignment's leads).
+
+    Args:
+        model: of transformers, from the folder's checkpoint.
+        folder: whose bank is read.
+        gate: what all gated modules of the model share.
+        names: the model's names of the folder's tensors.
+        heads: whether the tasks' own modules are given to each.
+        partial: whether the model is only a part of the checkpoint: tensors outside of its layers may be
+            missing.
+        base_resident: whether the model without updates is the base, though the checkpoint is a merge.
+
+    Raises:
+        RequestError: the model has no place for an update, or the settings do not say what is `fixed`.
+
+    Examples:
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> from pathlib import Path
+        >>> from transformers import AutoModelForCausalLM
+        >>> from submerge.gating import Gate, Recent
+        >>> from submerge.serving import attach_bank, open_folder
+        >>> folder, model = open_folder(Path("served")), AutoModelForCausalLM.from_pretrained("served")
+        >>> names = {name: name for name in folder.updated}
+        >>> gated = attach_bank(model, folder, Gate(Recent(0)), names, heads=False, partial=False)
+        >>> len(gated.modules)
+        39
     """
+    if "fixed" not in folder.settings:
+        what = f"the settings of the gate of {folder.method} lack 'fixed': what the checkpoint is"
+        hint = "let the method's GateSpec.settings return it: 'base' where the checkpoint is the base"
+        raise RequestError(Problem(what, str(folder.path), hint))
     places = _places(model, folder, names, partial=partial)
     check_names(model, folder, places.found, partial=partial)
     gated = GatedModel(gate)
     updates = _updates(model, folder, gate, places)
-    if routes_on_base(folder.settings) or folder.settings["fixed"] == "base":
+    if base_resident or folder.settings["fixed"] == "base":
         _make_base_resident(model, updates)
     gated.add(model, updates)
     gated.unordered = frozenset(path for path in updates if _is_unordered(model, path))
@@ -171,8 +212,8 @@ def _update(folder: Folder, gate: Gate, name: str, module: nn.Module, path: str)
     if name in folder.dense:
         return GatedDense(gate, name, folder.dense[name])
     settings: dict[str, Any] = {
-        "rule": folder.settings["aggregate"],
-        "scale": folder.settings["scale"],
+        "rule": folder.settings.get("aggregate", "sum"),
+        "scale": folder.settings.get("scale", 1.0),
         "transposed": is_transposed(module),
         "table": isinstance(module, nn.Embedding),
     }
@@ -195,7 +236,7 @@ def _base_values(folder: Folder, name: str, parameter: torch.Tensor) -> torch.Te
     parts = folder.factors[name]
     bank = Bank((merged.shape[0], merged.shape[1]), parts)
     tasks = folder.fixed.get(name, tuple(parts))
-    update = bank.merged(tasks, folder.settings["fixed"], folder.settings["scale"])
+    update = bank.merged(tasks, folder.settings["fixed"], folder.settings.get("scale", 1.0))
     return (merged - update.dense() if isinstance(update, LowRank) else merged).to(parameter.dtype)
 
 

@@ -21,7 +21,8 @@ def attach_heads(model: Any, folder: Folder, gate: Gate, names: Mapping[str, str
     `names` are the model's names of the folder's tensors.
     """
     heads = [_named_head(model, folder, names, task) for task in range(len(folder.tasks))]
-    competing = folder.settings["heads"] != "router"
+    rule = folder.settings.get("heads", "router")
+    competing = rule != "router"
     paths = own_modules(model, heads, folder.names)
     last: Heads | None = None
     for path in paths:
@@ -34,7 +35,7 @@ def attach_heads(model: Any, folder: Folder, gate: Gate, names: Mapping[str, str
         last = (CompetingHeads if competing else Heads)(gate, module, sets, alone=len(paths) == 1)
         branch_module(module, last)
     if competing and len(paths) > 1:
-        what = f"heads: {folder.settings['heads']} needs heads that are one module; these are {few(paths)}"
+        what = f"heads: {rule} needs heads that are one module; these are {few(paths)}"
         raise RequestError(Problem(what, str(folder.path), "use heads: router"))
     return last
 

@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 
 from submerge.errors import Problem, RequestError
 from submerge.gating import Gate, GatedModel, SampleAssignment, best_head
-from submerge.methods.mass import RoutingSettings
+from submerge.methods.mass import RoutingSettings, routes_on_base
 from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
-from submerge.serving._attach import attach
+from submerge.serving._attach import attach_bank
 from submerge.serving._calibration_file import read_calibration
 from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
@@ -78,7 +78,8 @@ class MassController(Controller):
     def attach(
         cls, model: Any, folder: Folder, gate: Gate, names: Mapping[str, str], *, heads: bool, partial: bool
     ) -> MassController:
-        gated = attach(model, folder, gate, names, heads=heads, partial=partial)
+        on_base = routes_on_base(folder.settings)
+        gated = attach_bank(model, folder, gate, names, heads=heads, partial=partial, base_resident=on_base)
         controller = cls(model, folder, gated)
         model.router = controller.router
         return controller

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, did_you_mean, few
 from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
 from submerge.serving._folder import Folder
@@ -34,7 +34,7 @@ def with_settings(folder: Folder, given: Mapping[str, Any]) -> Folder:
     for name, value in given.items():
         option = method.option(name)
         if option is None or option.name not in changeable or option.scope == "model":
-            hint = f"there are {few(changeable, 20)}"
+            hint = did_you_mean(name, changeable, f"there are {few(changeable, 20)}")
             problems.append(Problem(f"there is no setting {name!r} of the gate", "load", hint))
             continue
         try:

@@ -43,6 +43,7 @@ def test_hub_ids(root: Path, spec: str, hub: HubId) -> None:
         ("org/other@", "is not a revision"),
         ("chta", "did you mean 'chat'?"),
         ("deep/in/nothing", "a model on the Hub is written org/name"),
+        ("https://huggingface.co/org/model/tree/main", "write org/model"),
         ("  ", "the model's name is empty"),
         ("", "the model's name is empty"),
         ("a\0b", "there is no such file or folder"),

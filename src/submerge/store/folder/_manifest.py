@@ -169,9 +169,10 @@ def reading_manifest(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "name a folder that `submerge merge` made"
-        raise RequestError(
-            Problem(f"there is no {MANIFEST} ({error.strerror})", str(folder), hint)
-        ) from error
+        what = f"there is no {MANIFEST} ({error.strerror})"
+        if not folder.is_dir():
+            what = f"there is no {MANIFEST}, for this is {'a file' if folder.exists() else 'not here'}"
+        raise RequestError(Problem(what, str(folder), hint)) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RequestError(Problem("the file is damaged", str(folder / MANIFEST), "merge again")) from error
 

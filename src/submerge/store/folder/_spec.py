@@ -63,6 +63,9 @@ def _path(spec: str, root: Path) -> Path | None:
 def _missing(spec: str, root: Path) -> Problem:
     if not spec.strip():
         return Problem("the model's name is empty", "", "give a folder, a .safetensors file, or org/name")
+    if spec.startswith(("https://huggingface.co/", "http://huggingface.co/", "hf://")):
+        org_and_name = spec.partition("://")[2].removeprefix("huggingface.co/").split("/")[:2]
+        return Problem("this is an address, and no model's name", spec, f"write {'/'.join(org_and_name)}")
     hint = sibling_hint(spec, root) or "check the path; a model on the Hub is written org/name"
     return Problem("there is no such file or folder", spec, hint)
 

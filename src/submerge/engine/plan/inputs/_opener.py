@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan.inputs._settings import Settings
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
 from submerge.store import (
@@ -110,7 +110,8 @@ class Opener:
         except RequestError as error:
             for problem in error.problems:
                 what = f"the tokenizer's source, {problem.where}: {problem.what}"
-                self.note(what, settings.where, problem.hint)
+                hint = did_you_mean(source, ("union", "base"), problem.hint)
+                self.note(what, settings.where, hint)
         return None
 
     def _donor(self, source: str) -> Checkpoint | None:

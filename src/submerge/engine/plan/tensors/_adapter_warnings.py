@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.inputs import Inputs, stored_digest
 from submerge.engine.plan.tensors._adapter_form import factors_of, saved_tables
 from submerge.engine.plan.tensors._tensor import TensorPlan
-from submerge.errors import few
-from submerge.store import Adapter, Checkpoint, is_adapter
+from submerge.errors import RequestError, few
+from submerge.store import Adapter, Checkpoint, is_adapter, model_digest, open_checkpoint
 
 __all__ = ["adapter_warnings", "expert_warnings", "table_warnings"]
 
@@ -28,8 +28,9 @@ def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) 
     left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
     idle = [f"{adapter.label}: {_idle(adapter)}" for adapter in adapters if adapter.is_idle()]
     chained = [f"{model.label}: {what}" for model in models if (what := _trained_on_adapter(model))]
+    moved = [f"{model.label}: {what}" for model in models if (what := _on_another_base(model))]
     bases = _different_bases(adapters) if of_one_base else ()
-    return list(dict.fromkeys([*left_out, *idle, *chained, *bases]))
+    return list(dict.fromkeys([*left_out, *idle, *chained, *moved, *bases]))
 
 
 def _idle(adapter: Adapter) -> str:
@@ -48,6 +49,30 @@ def _trained_on_adapter(model: Checkpoint) -> str:
         f"was trained on a model with the adapter {named}, as its file says, and lies on {model.under.label}"
     )
     return f"{what}: is that the model with {named} merged into it?"
+
+
+def _on_another_base(model: Checkpoint) -> str:
+    """Return what is to be told of an adapter whose own base is a folder here, and not what it lies on.
+
+    Paths of the machine that it was trained on say nothing, nor does a base that the recipe names with it.
+    """
+    if model.adapter is None or model.under is None or model.label != model.adapter.label:
+        return ""
+    named = Path(model.adapter.base or "")
+    if model.adapter.base is None or not (named / "config.json").is_file() or is_adapter(named):
+        return ""
+    if named.resolve() == model.under.path.resolve() or _is_copy(named, model.under):
+        return ""
+    return f"was trained on {model.adapter.base}, as its file says, and lies on {model.under.label}"
+
+
+def _is_copy(named: Path, under: Checkpoint) -> bool:
+    """Return whether a folder holds the model that an adapter lies on; also where that is not known."""
+    digest = stored_digest(under)
+    try:
+        return digest is None or model_digest(open_checkpoint(str(named))) == digest
+    except RequestError:
+        return True
 
 
 def _different_bases(adapters: Sequence[Adapter]) -> list[str]:
