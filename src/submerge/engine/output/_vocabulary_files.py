@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.output._added_tokens import check_ids, list_added_tokens
-from submerge.engine.output._text_files import edit_json, write_text
+from submerge.engine.output._text_files import edit_json, write_json, write_text
 from submerge.engine.plan import OutputVocabulary, with_token_ids
-from submerge.store import edited_text_parts, read_vocabulary, with_vocabulary_size
+from submerge.store import edited_text_parts, optional_json, read_vocabulary, with_vocabulary_size
 
 __all__ = ["write_vocabulary_files"]
 
@@ -32,7 +32,7 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
         )
     if tokenizer.kind is not None:
         path = folder / "tokenizer_config.json"
-        settings = read_json(path) if path.is_file() else {}
+        settings = optional_json(path)
         write_json(path, {**settings, "tokenizer_class": tokenizer.kind})
     ids = vocabulary.ids[reference]
 
