@@ -74,6 +74,7 @@ def by_hand(model: Any, request_: dict[str, Any], steps: int = 6) -> torch.Tenso
         {"prefill_chunk_size": 3},
         {"cache_implementation": "static"},
         {"prompt_lookup_num_tokens": 2},
+        {"assistant_early_exit": 1},
         {"return_dict_in_generate": True, "output_scores": True},
         {"guidance_scale": 1.0 + 1e-9},
     ],
