@@ -17,6 +17,7 @@ from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
+from submerge.calibrate._image_positions import image_positions
 from submerge.calibrate._image_tokens import count_as_model
 from submerge.calibrate._images import EncodedImage, is_pillow, open_image, prepare_image
 from submerge.calibrate._item import Item
@@ -85,6 +86,7 @@ __all__ = [
     "describe_inputs",
     "encode",
     "folder_names",
+    "image_positions",
     "is_pillow",
     "layer_input",
     "learn_coefficients",
