@@ -104,6 +104,14 @@ def test_the_model_is_copied_and_saved_as_what_it_is(model: Any, bert: Served, t
     assert not any("submerge" in name for name in model.state_dict())
 
 
+@pytest.mark.parametrize("option", [{"variant": "fp16"}, {"push_to_hub": True}, {"state_dict": {}}])
+def test_options_of_a_copy_that_would_be_left_out_are_refused(
+    model: Any, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    refusal(lambda: model.save_pretrained(tmp_path / "copy", **option), *option)
+    assert not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_tasks(bert: Served, count: int) -> None:
     recipe = bert.recipe()

@@ -13,6 +13,7 @@ import torch
 from submerge.errors import Problem, RequestError
 from submerge.gating import UnsplitError
 from submerge.serving._controller import Call, Controller
+from submerge.serving._save_options import check_saving
 
 __all__ = ["gated_class", "input_count"]
 
@@ -63,10 +64,16 @@ def gated_class(
             return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
 
     @functools.wraps(kind.save_pretrained)  # type: ignore[attr-defined]
-    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        self.controller.save(Path(save_directory))  # first: without it the weights would look whole
+    def save_pretrained(
+        self: Any, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        plain = functools.partial(kind.save_pretrained, self)  # type: ignore[attr-defined]
+        given = inspect.signature(plain).bind(save_directory, is_main_process, *args, **kwargs).arguments
+        check_saving(self.controller, {**given, **given.get("kwargs", {})}, type(self).__name__)
+        if is_main_process:  # first: without it the weights would look whole
+            self.controller.save(Path(save_directory))
         if self.controller.saves_weights:
-            kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
+            plain(save_directory, is_main_process, *args, **kwargs)
 
     def from_pretrained(cls: type, /, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder with its gate; the class alone would make a model that answers without it."""
