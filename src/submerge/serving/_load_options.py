@@ -49,8 +49,8 @@ def load_options(settings: MutableMapping[str, Any], **given: Any) -> LoadOption
     its options are that say what is so.
 
     Raises:
-        RequestError: one thing is said twice; there is no such dtype or device; a map has several devices; or an
-            option of transformers is one that a model with a gate does not have.
+        RequestError: one thing is said twice; there is no such dtype or device; a map has several devices; or
+            an option of transformers is one that a model with a gate does not have.
     """
     for name in [name for name in settings if settings[name] in HOLD.get(name, ())]:
         del settings[name]

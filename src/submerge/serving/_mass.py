@@ -22,7 +22,7 @@ from submerge.serving._calibration_file import read_calibration
 from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
 from submerge.serving._folder import Folder, copy_folder
-from submerge.serving._labels import named
+from submerge.serving._labels import named, tell_labels
 from submerge.serving._routed_model import input_count
 from submerge.serving._settings import with_settings
 
@@ -76,6 +76,8 @@ class MassController(Controller):
         gated = attach(model, folder, gate, names, heads=heads, partial=partial)
         controller = cls(model, folder, gated)
         model.router = controller.router
+        if gated.heads is not None and _is_classifier(model):
+            tell_labels(model.config, gated.heads.widths, folder.tasks)
         return controller
 
     def save(self, folder: Path) -> None:
@@ -149,11 +151,15 @@ class MassController(Controller):
             out["logits"], best = best_head(out["logits"], len(names), how)
             routing = routing if is_named else routing.led_by(best)
         out.routing, out.tasks, out.coefficients = routing, routing.tasks, routing.coefficients  # type: ignore[attr-defined]
-        if "logits" in out and (type(model).__name__.endswith("Classification") or hasattr(model, HEAD)):
+        if "logits" in out and _is_classifier(model):
             width = out["logits"].shape[-1]
             widths = [width] * len(names) if heads is None else heads.widths
             out.labels = named(out["logits"], routing.lead.tolist(), widths, self.router.tasks)  # type: ignore[attr-defined]
         return out
+
+
+def _is_classifier(model: Any) -> bool:
+    return type(model).__name__.endswith("Classification") or hasattr(model, HEAD)
 
 
 def _forget_cache(model: Any, inputs: dict[str, Any]) -> None:
