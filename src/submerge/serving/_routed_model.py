@@ -12,6 +12,7 @@ import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.gating import UnsplitError
+from submerge.serving._checkpoints import checkpoints_under
 from submerge.serving._controller import Call, Controller
 from submerge.serving._save_options import check_saving
 
@@ -45,8 +46,8 @@ def gated_class(
             if own.gated.gate.assignment is not None and len(given) == len(kwargs):
                 return plain(*args, **given)  # within a pass of its own, of which it asks nothing
             call = own.begin(self, _by_name(kind, args, kwargs), request)
-            _check_checkpoints(self, call)
-            return _run(own, plain, call)
+            with checkpoints_under(self, own.gated, call.assignment):
+                return _run(own, plain, call)
 
     forward.__signature__ = _with_arguments(kind, arguments)  # type: ignore[attr-defined]
 
@@ -125,16 +126,6 @@ def _empty(
     """Return a model of a gated class, which no module has by name, for pickle to fill."""
     made: Any = gated_class(kind, controller, load, arguments)
     return made.__new__(made)
-
-
-def _check_checkpoints(model: Any, call: Call) -> None:
-    """Raise `RequestError` where layers are to be run again in a backward pass, when the gate is over."""
-    if call.assignment is None or not (model.training and torch.is_grad_enabled()):
-        return
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        what = "with gradient checkpoints layers would be run again without the gate"
-        hint = "switch them off, and give smaller batches"
-        raise RequestError(Problem(what, type(model).__name__, hint))
 
 
 def _run(controller: Controller, forward: Any, call: Call) -> Any:
