@@ -22,8 +22,8 @@ FUNCTION = "_gradient_checkpointing_func"
 def checkpoints_under(model: Any, gated: GatedModel, assignment: Assignment | None) -> Iterator[None]:
     """Let layers whose activations are not kept be run again under the assignment of their first run.
 
-    In the backward pass the gate is over. Raises `RequestError` where parameters are replaced for a pass: what
-    is run again would have the model's own.
+    In the backward pass the gate is over. Raises `RequestError` where parameters are replaced for a pass:
+    what is run again would have the model's own.
     """
     if assignment is None or not (model.training and torch.is_grad_enabled()):
         yield
