@@ -77,7 +77,7 @@ def load(
         folder: what `submerge merge` wrote, or `submerge many export`; an adapter needs PEFT, and its base.
         features: True for the model without the heads of its tasks, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
-        dtype: of all parts of the model, updates too; by default those of the folder, and of the encoders of a
+        dtype: of all parts of the model, updates too; by default those of the folder, and of encoders of a
             composed model those of their own models. `torch_dtype` is taken, too.
         device: of the model; the CPU by default. A `device_map` is taken where it has one device.
         attn_implementation: of all parts of the model, such as `eager`, which returns attentions.
