@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from submerge.errors import Problem, RequestError
 from submerge.gating import UnsplitError
 from submerge.serving._checkpoints import checkpoints_under
 from submerge.serving._controller import Call, Controller
-from submerge.serving._save_options import check_saving
+from submerge.serving._save_options import saving
 
 __all__ = ["gated_class", "input_count"]
 
@@ -64,18 +63,6 @@ def gated_class(
             call = self.controller.begin_generate(self, kwargs, request)
             return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
 
-    @functools.wraps(kind.save_pretrained)  # type: ignore[attr-defined]
-    def save_pretrained(
-        self: Any, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any
-    ) -> None:
-        plain = functools.partial(kind.save_pretrained, self)  # type: ignore[attr-defined]
-        given = inspect.signature(plain).bind(save_directory, is_main_process, *args, **kwargs).arguments
-        check_saving(self.controller, {**given, **given.get("kwargs", {})}, type(self).__name__)
-        if is_main_process:  # first: without it the weights would look whole
-            self.controller.save(Path(save_directory))
-        if self.controller.saves_weights:
-            plain(save_directory, is_main_process, *args, **kwargs)
-
     def from_pretrained(cls: type, /, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder with its gate; the class alone would make a model that answers without it."""
         assert load is not None
@@ -83,7 +70,7 @@ def gated_class(
 
     members: dict[str, Any] = {
         "forward": forward,
-        "save_pretrained": save_pretrained,
+        "save_pretrained": saving(kind),
         "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller, load, arguments), self.__dict__),
         **{name: _in_turn(member) for name, member in controller.members.items()},
         "__module__": kind.__module__,

@@ -1,17 +1,38 @@
-"""Options of transformers' `save_pretrained` that a model with a gate cannot do what they say for."""
+"""`save_pretrained` of a model with a gate, which writes what a load needs or refuses its options."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
 from submerge.serving._controller import Controller
 
-__all__ = ["check_saving"]
+__all__ = ["saving"]
 
 
-def check_saving(controller: Controller, given: Mapping[str, Any], where: str) -> None:
+def saving(kind: Any) -> Callable[..., None]:
+    """Return the `save_pretrained` of a gated subclass of a transformers class."""
+
+    @functools.wraps(kind.save_pretrained)
+    def save_pretrained(
+        self: Any, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        plain = functools.partial(kind.save_pretrained, self)
+        given = inspect.signature(plain).bind(save_directory, is_main_process, *args, **kwargs).arguments
+        _check({**given, **given.get("kwargs", {})}, self.controller, type(self).__name__)
+        if is_main_process:  # first: without it the weights would look whole
+            self.controller.save(Path(save_directory))
+        if self.controller.saves_weights:
+            plain(save_directory, is_main_process, *args, **kwargs)
+
+    return save_pretrained
+
+
+def _check(given: Mapping[str, Any], controller: Controller, where: str) -> None:
     """Raise `RequestError` where a model would be saved otherwise than asked for, before anything is written.
 
     A folder with a gate has weights of one name, and a bank beside them, which transformers does not upload.
