@@ -130,7 +130,7 @@ class PrototypeBranches(MixedBranches):
     def _apart(
         self,
         module: nn.Module,
-        apart: Sequence[torch.Tensor],
+        apart: tuple[torch.Tensor, ...],
         noted: PrototypeAssignment,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
