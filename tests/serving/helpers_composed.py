@@ -236,6 +236,23 @@ def _mistral3(t: Any, lm: str) -> tuple[Any, ...]:
     return t.Mistral3ForConditionalGeneration(config), "image", IMAGE, 4, image
 
 
+def _pixtral(t: Any, lm: str) -> tuple[Any, ...]:
+    """Return a LLaVA whose encoder takes images of all sizes, side by side in one row."""
+    encoder = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = t.LlavaConfig(
+        vision_config=t.PixtralVisionConfig(**encoder, image_size=16, patch_size=8),
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return t.LlavaForConditionalGeneration(config), "image", IMAGE, 4, image
+
+
 def _granite_speech(t: Any, lm: str) -> tuple[Any, ...]:
     sizes = {name: size for name, size in VISION.items() if not name.startswith(("image", "patch"))}
     config = t.GraniteSpeechConfig(
@@ -262,6 +279,7 @@ BUILDERS = {
     "got_ocr2": _got_ocr2,
     "instruct_blip": _instruct_blip,
     "mistral3": _mistral3,
+    "pixtral": _pixtral,
     "granite_speech": _granite_speech,
 }
 

@@ -55,13 +55,15 @@ def test_wrong_settings_are_told(bert: Served) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @torch.no_grad()
-def test_heads_have_the_dtype_of_the_model(bert: Served, dtype: str) -> None:
-    """They are stored in that of their task, and all of them answer at once."""
+def test_heads_and_updates_have_the_dtype_of_the_model(bert: Served, dtype: str) -> None:
+    """Heads are stored in that of their task, and all of them answer at once; updates in that of the bank."""
     out, ids = bert.merged("default"), torch.randint(5, 20, (2, 6))
     model = submerge.load(out, dtype=dtype)
     task = model.controller.router.names[0]
     found, wanted = (m(input_ids=ids, task=task).logits for m in (model, submerge.load(out)))
     assert found.dtype == getattr(torch, dtype)
+    updates = [u for m in model.controller.gated.modules.values() for u in m.updates.values()]
+    assert {x.dtype for update in updates for x in update.buffers()} == {found.dtype}
     finite = wanted.isfinite()
     assert (found.float() - wanted)[finite].abs().max() < 0.05 * wanted[finite].abs().max()
 

@@ -275,16 +275,30 @@ def test_pickle_and_copies_keep_the_gate(pair: Pair, composed: Composed) -> None
         assert torch.equal(model(input_ids=ids, **inputs).logits, wanted)
 
 
-def test_gradient_checkpoints_are_refused(pair: Pair, composed: Composed) -> None:
-    """Layers that are run again in the backward pass would be those of text."""
-    one, model = pair[0], copy.deepcopy(composed[0]).train()
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_are_the_same_with_checkpoints(pair: Pair, composed: Composed, reentrant: bool) -> None:
+    """Layers that are run again in the backward pass have the streams of their first run."""
+    (one, sound), model = pair, copy.deepcopy(composed[0]).train()
     model.requires_grad_(True)
-    ids, inputs = prompt(1, 3, one, 2), one.inputs(1)
-    model(input_ids=ids, **inputs, labels=ids).loss.backward()
-    model.activation_checkpointing_enable()
-    with pytest.raises(submerge.RequestError, match="run again without the gate"):
-        model(input_ids=ids, **inputs, labels=ids)
-    text = prompt(2, 5)
-    model(input_ids=text, labels=text).loss.backward()
-    with torch.no_grad():
-        model(input_ids=ids, **inputs)
+    prompts = [prompt(1, 3, one, 2), prompt(2, 4, sound, 1)]
+    batch = {**padded(*prompts), **one.inputs(1), **sound.inputs(2)}
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss = model(**batch, labels=batch["input_ids"]).loss
+        model(input_ids=prompts[0][:, :3])  # another call between the two passes
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    wanted = gradients()
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    before = [layer._gradient_checkpointing_func for layer in model.model.layers]
+    runs = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    found = gradients()
+    hook.remove()
+    assert len(runs) == 3, "two calls, and once more in the backward pass"
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
+    assert [layer._gradient_checkpointing_func for layer in model.model.layers] == before

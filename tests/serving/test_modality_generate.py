@@ -74,6 +74,7 @@ def by_hand(model: Any, request_: dict[str, Any], steps: int = 6) -> torch.Tenso
         {"prefill_chunk_size": 3},
         {"cache_implementation": "static"},
         {"prompt_lookup_num_tokens": 2},
+        {"assistant_early_exit": 1},
         {"return_dict_in_generate": True, "output_scores": True},
         {"guidance_scale": 1.0 + 1e-9},
     ],
@@ -229,6 +230,7 @@ def test_a_model_is_loaded_as_transformers_loads_one(
     model: Any, folder: Path, request_: dict[str, Any]
 ) -> None:
     how = {"torch_dtype": "float64", "device_map": "auto", "attn_implementation": "eager"}
+    how |= {"low_cpu_mem_usage": True, "local_files_only": True, "use_safetensors": True}
     again = submerge.load(folder, **how)
     assert {x.dtype for x in again.parameters()} == {torch.float64}
     out = again(**request_, output_attentions=True)
@@ -239,6 +241,8 @@ def test_a_model_is_loaded_as_transformers_loads_one(
         ({"device_map": {"model": "cpu", "lm_head": "cuda:0"}}, "device_map: a model with a gate is on one"),
         ({"dtype": "float16", "torch_dtype": "float32"}, "both dtype and torch_dtype are given"),
         ({"torch_dtype": "float11"}, "there is no dtype 'float11'"),
+        ({"load_in_8bit": True}, "load_in_8bit is no option of a model with a gate — updates"),
+        ({"subfolder": "x"}, "subfolder is no option .* — give the path of that folder itself"),
     ):
         with pytest.raises(submerge.RequestError, match=part):
             submerge.load(folder, **wrong)
@@ -307,6 +311,33 @@ def test_a_saved_model_is_loaded_again(
     assert changed <= {"config.json", "generation_config.json", "model.safetensors"}
     model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert torch.equal(submerge.load(tmp_path / "shards")(**request_).logits, model(**request_).logits)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"variant": "fp16"}, r"weights without one — .* use model.half\(\).save_pretrained"),
+        ({"push_to_hub": True}, r"upload the weights without .* — call model.push_to_hub\("),
+    ],
+    ids=["variant", "push_to_hub"],
+)
+def test_a_model_that_could_not_be_loaded_is_not_saved(
+    model: Any, tmp_path: Path, option: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(submerge.RequestError, match=message):
+        model.save_pretrained(tmp_path / "copy", **option)
+    assert not (tmp_path / "copy").exists()
+    model.save_pretrained(tmp_path / "copy", is_main_process=False)
+    assert list((tmp_path / "copy").iterdir()) == [], "another process writes them"
+
+
+def test_a_checkpoint_without_all_parameters_is_told(model: Any, tmp_path: Path) -> None:
+    """transformers would make them at random, and say so in a log that loading silences."""
+    state = {name: x for name, x in model.state_dict().items() if ".layers.1.mlp" not in name}
+    state["model.norm.weight"] = torch.ones(3)
+    model.save_pretrained(tmp_path / "copy", state_dict=state)
+    with pytest.raises(submerge.RequestError, match=r"or has others: model.layers.1.mlp.down.* and 1 more"):
+        submerge.load(tmp_path / "copy")
 
 
 @torch.no_grad()

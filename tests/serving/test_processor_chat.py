@@ -94,6 +94,17 @@ def test_what_messages_hold_is_processed_in_their_order(processor: ModalityProce
     assert torch.equal(ids, ours["input_ids"])
 
 
+def test_pipelines_get_texts_of_generated_ids(processor: ModalityProcessor) -> None:
+    ids = processor.tokenizer("a b", return_tensors="pt")["input_ids"]
+    for texts in (
+        processor.post_process_image_text_to_text(ids),
+        processor.post_process_multimodal_output(ids, generation_mode="text"),
+    ):
+        assert texts == processor.batch_decode(ids, skip_special_tokens=True)
+    with pytest.raises(submerge.RequestError, match="'audio': a composed model answers with text"):
+        processor.post_process_multimodal_output(ids, generation_mode="audio")
+
+
 def test_inputs_may_be_given_beside_the_messages(processor: ModalityProcessor) -> None:
     ours = processor.apply_chat_template(
         user({"type": "image"}), tokenize=True, return_dict=True, images=image(0), return_tensors="pt"
@@ -113,6 +124,7 @@ def test_inputs_may_be_given_beside_the_messages(processor: ModalityProcessor) -
         ("a", "an item of a message's content is 'a'"),
         ({"type": "image", "url": "https://a.org/b.png"}, "no file is fetched from the net"),
         ({"type": "image"}, "1 <image> in the text, 0 images given"),
+        ({"type": "text", "text": "a", "image": image(0)}, "an item of text holds image besides — write"),
     ],
 )
 def test_content_that_cannot_be_read_is_told(

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import submerge
-from _models import quiet_transformers
-from serving.helpers_composed import IMAGE, TEXT, Specialist, normal, padded, prompt, specialist
+from serving.helpers_composed import Specialist, normal, padded, prompt, specialist
 from serving.helpers_projectors import PATH, projector_sets, write_projectors
 from submerge.errors import RequestError
 from submerge.serving import export_adapters
@@ -175,49 +174,13 @@ def test_rows_of_which_nothing_is_known(tmp_path: Path) -> None:
         submerge.load(folder).get_audio_features(**one.inputs(1))
 
 
-def pixtral() -> Specialist:
-    """Return a LLaVA whose encoder takes images of all sizes, side by side in one row."""
-    t = quiet_transformers()
-    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = t.LlavaConfig(
-        vision_config=t.PixtralVisionConfig(**vision, image_size=16, patch_size=8),
-        text_config=t.LlamaConfig(**TEXT),
-        image_token_index=IMAGE,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    )
-
-    def image(seed: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": normal(seed, 1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
-
-    return Specialist("image", t.LlavaForConditionalGeneration(config).eval(), "image", IMAGE, 4, image)
-
-
-def test_patches_of_images_of_many_sizes(tmp_path: Path) -> None:
-    """Mistral 3's projector is given the patches of all images, and their sizes."""
-    t = quiet_transformers()
-    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = t.Mistral3Config(
-        vision_config=t.PixtralVisionConfig(**vision, image_size=16, patch_size=4),
-        text_config=t.LlamaConfig(**TEXT),
-        image_token_index=IMAGE,
-    )
-    model = t.Mistral3ForConditionalGeneration(config).eval()
-    one = Specialist("image", model, "image", IMAGE, 4, pixtral().make)
-    folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 16)))
-    loaded = submerge.load(folder)
-    with pytest.raises(RequestError, match=r"\[16, 16\], .* told apart — merge with the mean of"):
-        loaded(input_ids=prompt(1, 2, one, 3), **one.inputs(1))
-
-
 @torch.no_grad()
-def test_images_side_by_side_in_one_row(tmp_path: Path) -> None:
-    one = pixtral()
+def test_images_side_by_side_without_their_sizes(tmp_path: Path) -> None:
+    one = specialist("pixtral", seed=1)
     folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 16)))
-    model = submerge.load(folder)
-    assert model(input_ids=prompt(1, 2, one), **one.inputs(5)).shares.shape == (1, 2)
+    model, images = submerge.load(folder), one.inputs(5, 6)
     with pytest.raises(RequestError, match="given 1 rows, of which 2 inputs"):
-        model(input_ids=prompt(1, 2, one, 1, one), **one.inputs(5, 6))
+        model(input_ids=prompt(1, 2, one, 1, one), pixel_values=images["pixel_values"])
 
 
 def test_texts_without_ids(one: Specialist, tmp_path: Path) -> None:

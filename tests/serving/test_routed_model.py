@@ -104,6 +104,14 @@ def test_the_model_is_copied_and_saved_as_what_it_is(model: Any, bert: Served, t
     assert not any("submerge" in name for name in model.state_dict())
 
 
+@pytest.mark.parametrize("option", [{"variant": "fp16"}, {"push_to_hub": True}, {"state_dict": {}}])
+def test_options_of_a_copy_that_would_be_left_out_are_refused(
+    model: Any, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    refusal(lambda: model.save_pretrained(tmp_path / "copy", **option), *option)
+    assert not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_tasks(bert: Served, count: int) -> None:
     recipe = bert.recipe()
@@ -167,6 +175,30 @@ def test_classes_have_their_tasks_names(bert: Served, tmp_path: Path) -> None:
         several = [name for name, x in zip("abc", logits.tolist(), strict=False) if x > 0]
         assert out.labels[row] == [("bad", "good")[best % 2], f"LABEL_{best}", None, several][task]
     assert len(model(**inputs).labels) == len(labels)
+
+
+def test_a_pipeline_shows_the_tasks_names_of_classes(bert: Served, tmp_path: Path) -> None:
+    """It has one table of names: of tasks that call a class otherwise it shows all."""
+    transformers = pytest.importorskip("transformers")
+    shutil.copytree(bert.merged("default"), tmp_path / "named")
+    manifest = json.loads((tmp_path / "named" / "submerge.json").read_text())
+    first, second, third, last = manifest["gate"]["tasks"]
+    first["id2label"] = {"0": "bad", "1": "good"}
+    second["id2label"] = {str(n): name for n, name in enumerate("vwxyz")}
+    last["id2label"] = {"0": "bad", "1": "good", "2": "x"}
+    third["problem_type"] = "regression"
+    (tmp_path / "named" / "submerge.json").write_text(json.dumps(manifest))
+    model = submerge.load(tmp_path / "named")
+    names = model.config.id2label
+    assert names[0] == "bad (task0) or v (task1) or a number (task2) or bad (task3)"
+    assert [names[n] for n in (2, 3, 4)] == ["x", "y", "z"]
+    assert (model.config.problem_type, model.config.label2id["z"]) == (None, 4)
+    inputs, labels = bert.mixed()
+    row = labels.index(1)
+    pipe = transformers.TextClassificationPipeline(model=model, tokenizer=transformers.BertTokenizer())
+    out = model(**{name: x[row : row + 1] for name, x in inputs.items()}, task="task1")
+    shown = pipe.postprocess(out)["label"]
+    assert out.labels[0] in shown.replace(" (task1)", "").split(" or ")
 
 
 def test_wrong_calls_are_told(model: Any, bert: Served) -> None:

@@ -18,6 +18,7 @@ from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._image_files import image_files
+from submerge.calibrate._image_positions import image_positions
 from submerge.calibrate._image_tokens import count_as_model
 from submerge.calibrate._images import EncodedImage, is_pillow, open_image, prepare_image
 from submerge.calibrate._item import Item
@@ -87,6 +88,7 @@ __all__ = [
     "encode",
     "folder_names",
     "image_files",
+    "image_positions",
     "is_pillow",
     "layer_input",
     "learn_coefficients",

@@ -11,9 +11,10 @@ from torch import nn
 
 from submerge.algebra import GroupStatistics, k_means
 from submerge.calibrate._collect import ModelInputs, run_observed
+from submerge.calibrate._image_positions import image_positions
 from submerge.calibrate._reducers import Mean
 from submerge.errors import Problem, RequestError
-from submerge.gating import Observer, StopForward
+from submerge.gating import Observer, StopForward, positions_apart
 
 __all__ = ["Pooling", "TaskPrototypes", "pooled", "question_vectors", "task_prototypes"]
 
@@ -74,8 +75,8 @@ def task_prototypes(
 
     Raises:
         RequestError: no input has an image; the projector is given something else than [images, positions,
-            width], or the positions of all images one after another; or with `position` images do not have
-            the same number of positions.
+            width], or the positions of all images one after another, whose numbers are told by their sizes or
+            are equal; or with `position` images do not have the same number of positions.
 
     Examples:
         >>> import torch
@@ -94,7 +95,7 @@ def task_prototypes(
     observer = _ProjectorInputs(module, pooling, keep=vectors or count > 1 or summed)
     questions: list[torch.Tensor] = []
     for number, batch in enumerate(inputs, 1):
-        observer.inputs = _count(batch)
+        observer.inputs, observer.positions = _count(batch), image_positions(model, batch)
         run_observed(model, batch, _watched(model, module), observer)
         if text and "input_ids" in batch:
             questions.append(question_vectors(model, batch).cpu())
@@ -164,13 +165,25 @@ class _ProjectorInputs(Observer):
     def __init__(self, module: str, pooling: Pooling, *, keep: bool) -> None:
         self._module, self._pooling, self._keep = module, pooling, keep
         self.inputs: int | None = None  # of the batch that runs
+        self.positions: tuple[int, ...] = ()  # of its images, where they lie side by side
         self.mean: Mean | None = None
         self.vectors: list[torch.Tensor] = []
 
     def on_input(self, name: str, module: nn.Module, x: Any) -> None:
         if name == self._module:
-            self._take(x)
+            for part in self._images(x):
+                self._take(part)
         raise StopForward
+
+    def _images(self, x: Any) -> Sequence[Any]:
+        """Return what the projector is given, by image where images of many sizes lie side by side."""
+        if not self.positions or not isinstance(x, torch.Tensor):
+            return (x,)
+        apart = positions_apart(x, self.positions)
+        if not apart and x.shape[:-2] != (len(self.positions),):
+            what = f"is given {list(x.shape)}, and images of {list(self.positions)} patches"
+            raise RequestError(Problem(what, self._module, "such a projector has no prototypes"))
+        return tuple(part.unsqueeze(0) for part in apart) or (x,)
 
     def _take(self, x: Any) -> None:
         if isinstance(x, torch.Tensor) and x.ndim == 2 and self.inputs and not len(x) % self.inputs:

@@ -45,6 +45,7 @@ from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
 from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
+from submerge.gating._positions import positions_apart
 from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
 from submerge.gating._replaced import ReplacedParameter, replace_parameters, restore_parameters
 from submerge.gating._reroute import Run, rerouted
@@ -107,6 +108,7 @@ __all__ = [
     "parameter_of",
     "parameter_places",
     "place_blocks",
+    "positions_apart",
     "reader_of",
     "reordered",
     "replace_parameters",

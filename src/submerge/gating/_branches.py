@@ -97,6 +97,21 @@ class Branches(nn.Module):
             raise ValueError("all weights are 0")
         return mixed.to(y.dtype)
 
+    def blend(self, module: nn.Module, weights: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+        """Return Σ_k w_k f(x; θ_k) for weights [K] and the inputs of one sample, of any number of rows.
+
+        Outputs may have other rows than inputs: nothing is told of them but their sum.
+        """
+        blended: torch.Tensor | None = None
+        for branch, weight in enumerate(weights.tolist()):
+            if weight:
+                y = self.run(module, branch, args, kwargs)
+                term = y.to(_wide(y)) * weight
+                blended = term if blended is None else blended + term
+        if blended is None:
+            raise ValueError("all weights are 0")
+        return blended.to(y.dtype)
+
 
 def _wide(y: torch.Tensor) -> torch.dtype:
     """Return the type to sum in: weights that are rounded to 16 bits do not sum to 1."""

@@ -7,12 +7,15 @@ several: the tiles of a large image, the frames of a video. All its rows have th
 
 where s_k is the cosine of v(x) with the prototypes of set k, or another score of it. Nothing but the
 projector's own call is needed.
+
+Where images of many sizes lie side by side, [Σ n_i, d] or [1, Σ n_i, d], each of them is projected by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from submerge.errors import Problem, RequestError
 from submerge.gating._assignment import ResidentAssignment
 from submerge.gating._branches import MixedBranches
 from submerge.gating._gate import Gate
+from submerge.gating._positions import positions_apart
 
 __all__ = ["ModuleInputs", "PrototypeAssignment", "PrototypeBranches"]
 
@@ -37,12 +41,14 @@ class ModuleInputs:
     Attributes:
         count: N; None where it is not known, so that each row stands for itself.
         rows: of each input, where not all have equally many.
+        positions: of each input, where they may lie side by side in one row.
         weights: [N, K], or [1, K] for all, in the place of those that the module would find.
         similarity: [N, K] of something else, as of the text, which counts together with the module's own.
     """
 
     count: int | None = None
     rows: Sequence[int] = ()
+    positions: Sequence[int] = ()
     weights: torch.Tensor | None = None
     similarity: torch.Tensor | None = None
 
@@ -107,10 +113,12 @@ class PrototypeBranches(MixedBranches):
             return super().forward(module, *args, **kwargs)
         noted = assignment if isinstance(assignment, PrototypeAssignment) else PrototypeAssignment()
         x, inputs = (args[0] if args else next(iter(kwargs.values()))), noted.next_call()
+        if apart := positions_apart(x, inputs.positions):
+            return self._apart(module, apart, noted, args, kwargs)
         if x.ndim < 3 and (inputs.count is None or inputs.rows):
             what = f"the projector is given {list(x.shape)}, in which inputs cannot be told apart"
             hint = "call the model itself, with its inputs"
-            if inputs.count is not None:  # of images of many sizes, patch after patch
+            if inputs.count is not None:  # side by side, and by their sizes others
                 hint = "merge with the mean of the projectors: projectors: merged, or --projectors merged"
             raise RequestError(Problem(what, "projectors", hint))
         rows = inputs.rows_of_each(len(x))
@@ -118,6 +126,33 @@ class PrototypeBranches(MixedBranches):
         weights = weights.expand(len(rows), -1)
         noted.weights.append(weights)
         return self.mix(module, weights.repeat_interleave(rows.to(weights.device), dim=0), args, kwargs)
+
+    def _apart(
+        self,
+        module: nn.Module,
+        apart: tuple[torch.Tensor, ...],
+        noted: PrototypeAssignment,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Return the outputs for inputs side by side, each [n_i, d], one after the other as they lie."""
+        inputs, count = noted.next_call(), len(apart)
+        each = count // len(inputs.positions)
+        weights = inputs.weights
+        if weights is None:
+            own = apart[::each]
+            rows = torch.cat(own).unsqueeze(-2)
+            weights = self.weights(rows, torch.tensor([len(part) for part in own]), inputs)
+        weights = weights.expand(len(inputs.positions), -1)
+        noted.weights.append(weights)
+        given = args[0] if args else next(iter(kwargs.values()))
+        outputs = []
+        for number, part in enumerate(apart):
+            x = part if given.ndim == 2 else part.unsqueeze(0)
+            alone = partial(_of_one, given=given, x=x, number=number, count=count)
+            own_kwargs = {name: alone(value) for name, value in kwargs.items()}
+            outputs.append(self.blend(module, weights[number // each], tuple(map(alone, args)), own_kwargs))
+        return torch.cat(outputs, dim=given.ndim - 2)
 
     def weights(self, x: torch.Tensor, rows: torch.Tensor, inputs: ModuleInputs) -> torch.Tensor:
         """Return the weights [N, K] of inputs that have `rows` [N] rows each of x."""
@@ -132,3 +167,11 @@ class PrototypeBranches(MixedBranches):
         if not self.by_position:
             return torch.stack([part.flatten(0, -2).mean(0) for part in parts])
         return torch.stack([(part.mean(0) if part.ndim > 2 else part).flatten() for part in parts])
+
+
+def _of_one(value: Any, *, given: torch.Tensor, x: torch.Tensor, number: int, count: int) -> Any:
+    """Return what a module is given of one of several inputs: x in the place of all, one of the sizes."""
+    if value is given:
+        return x
+    has_one_each = isinstance(value, torch.Tensor | list | tuple) and len(value) == count
+    return value[number : number + 1] if has_one_each else value

@@ -90,6 +90,9 @@ def attach_bank(
     check_names(model, folder, places.found, partial=partial)
     gated = GatedModel(gate)
     updates = _updates(model, folder, gate, places)
+    if (dtype := folder.loading.get("dtype")) is not None:  # after the base's values were taken from them
+        for update in (update for own in updates.values() for update in own.values()):
+            update.to(dtype)
     if base_resident or folder.settings["fixed"] == "base":
         _make_base_resident(model, updates)
     gated.add(model, updates)

@@ -40,6 +40,7 @@ def as_strings(
     def written(item: Any) -> str:
         kind = _kind(item)
         if kind == "text":
+            _check_text(item, specialists)
             return str(item["text"])
         if kind not in specialists:
             what = f"content of type {item['type']!r}; there are {few(['text', *specialists], 9)}"
@@ -112,6 +113,14 @@ def _kind(item: Any) -> str:
         hint = 'write {"type": "text", "text": …}, or another type with its input'
         raise RequestError(Problem(what, "apply_chat_template", hint))
     return kind.removesuffix("_url")
+
+
+def _check_text(item: Mapping[str, Any], specialists: Mapping[str, SpecialistProcessor]) -> None:
+    """Raise `RequestError` where an item of text holds an input besides, which would be left out."""
+    if held := [name for name in specialists if item.get(name) is not None]:
+        what = f"an item of text holds {few(held)} besides"
+        hint = f'write an item of its own for it, {{"type": "{held[0]}", "{held[0]}": …}}'
+        raise RequestError(Problem(what, "apply_chat_template", hint))
 
 
 def _with_content(message: Mapping[str, Any], written: Callable[[Any], str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from submerge.gating import Gate, Recent
 from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
 from submerge.serving._controller import Controller
-from submerge.serving._folder import gate_manifest
+from submerge.serving._folder import Folder, gate_manifest
 from submerge.serving._load_options import load_options
 from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
@@ -77,8 +77,8 @@ def load(
         folder: what `submerge merge` wrote, or `submerge many export`; an adapter needs PEFT, and its base.
         features: True for the model without the heads of its tasks, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
-        dtype: of all parts of the model; by default that of the folder, and of a composed model's encoders
-            that of their own models. `torch_dtype` is taken, too.
+        dtype: of all parts of the model, updates too; by default those of the folder, and of encoders of a
+            composed model those of their own models. `torch_dtype` is taken, too.
         device: of the model; the CPU by default. A `device_map` is taken where it has one device.
         attn_implementation: of all parts of the model, such as `eager`, which returns attentions.
         cache: bytes of merged cores that are held for sets of tasks that come again.
@@ -111,8 +111,11 @@ def load(
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
     sizes = head_sizes(opened, heads=heads)
     gated = gated_class(kind, controller, load, controller.arguments(opened))
-    model = _pretrained(transformers, gated, opened.path, {**loading.arguments, **sizes})
+    model, made = _pretrained(transformers, gated, opened.path, {**loading.arguments, **sizes})
     names = loaded_names(model, [*opened.updated, *{n for head in opened.heads for n in head}])
+    _check_made(
+        model, opened, made - {names.get(n, n) for head in opened.heads for n in head}, partial=partial
+    )
     model.controller = controller.attach(
         model, opened, Gate(Recent(cache)), names, heads=heads, partial=partial
     )
@@ -152,11 +155,34 @@ def _configuration(transformers: Any, path: Path) -> Any:
         raise RequestError(Problem(what, str(path), hint)) from None
 
 
-def _pretrained(transformers: Any, kind: Any, path: Path, arguments: Mapping[str, Any]) -> Any:
-    """Return the model of the checkpoint; heads that it lacks are made, and replaced later."""
+def _pretrained(
+    transformers: Any, kind: Any, path: Path, arguments: Mapping[str, Any]
+) -> tuple[Any, set[str]]:
+    """Return the model of the checkpoint, and the parameters that are random, for it lacks them.
+
+    Heads are made so, and replaced later.
+    """
     with warnings.catch_warnings(), quietly(transformers.logging):
         warnings.simplefilter("ignore")
         # that of the class itself is `load`
-        return super(kind, kind).from_pretrained(
-            path, local_files_only=True, ignore_mismatched_sizes=True, **{"dtype": "auto", **arguments}
+        model, info = super(kind, kind).from_pretrained(
+            path,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **{"dtype": "auto", **arguments},
         )
+    return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+
+
+def _check_made(model: Any, folder: Folder, made: set[str], *, partial: bool) -> None:
+    """Tell of parameters that nothing gives values; raise `RequestError` where the class is the checkpoint's.
+
+    Another class may have some that the tasks' models do without, such as a pooler.
+    """
+    if not made:
+        return
+    what = f"the checkpoint lacks parameters of {type(model).__name__}, or has others: {few(sorted(made))}"
+    if not partial and not any(folder.heads):
+        raise RequestError(Problem(what, str(folder.path), "copy the whole folder again, or merge again"))
+    warnings.warn(f"{what}: they are random", stacklevel=4)

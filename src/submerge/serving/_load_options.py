@@ -16,6 +16,22 @@ __all__ = ["LoadOptions", "load_options"]
 
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """The maps of devices that transformers makes itself, by what they are called."""
+HOLD: Mapping[str, tuple[bool, ...]] = {
+    "local_files_only": (True, False),
+    "low_cpu_mem_usage": (True, False),
+    "trust_remote_code": (False,),
+    "use_safetensors": (True,),
+}
+"""Options of transformers with the values of which nothing is to be done: it is so, or may be."""
+QUANTIZED = 'updates of a gate are added to whole matrices: give dtype="bfloat16" for a smaller model'
+REFUSED: Mapping[str, str] = {
+    "variant": "a folder with a gate has weights of one name: leave it out",
+    "subfolder": "give the path of that folder itself",
+    "quantization_config": QUANTIZED,
+    "load_in_8bit": QUANTIZED,
+    "load_in_4bit": QUANTIZED,
+}
+"""Options of transformers that a model with a gate does not have, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +45,18 @@ class LoadOptions:
 def load_options(settings: MutableMapping[str, Any], **given: Any) -> LoadOptions:
     """Return how a model is loaded by `dtype`, `device` and `attn_implementation`, of which any may be None.
 
-    transformers' `torch_dtype` and `device_map` stand for the first two; they are taken out of `settings`.
+    transformers' `torch_dtype` and `device_map` stand for the first two; they are taken out of `settings`, as
+    its options are that say what is so.
 
     Raises:
-        RequestError: one thing is said twice; there is no such dtype or device; or a map has several devices.
+        RequestError: one thing is said twice; there is no such dtype or device; a map has several devices; or
+            an option of transformers is one that a model with a gate does not have.
     """
+    for name in [name for name in settings if settings[name] in HOLD.get(name, ())]:
+        del settings[name]
+    for name, hint in REFUSED.items():
+        if settings.pop(name, None):
+            raise RequestError(Problem(f"{name} is no option of a model with a gate", "load", hint))
     for name, other in (("dtype", "torch_dtype"), ("device", "device_map")):
         value = settings.pop(other, None)
         if value is not None and given[name] is not None:

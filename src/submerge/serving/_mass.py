@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.functional import pad
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, GatedModel, SampleAssignment, best_head
 from submerge.methods.mass import RoutingSettings, routes_on_base
 from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
@@ -22,7 +23,7 @@ from submerge.serving._calibration_file import read_calibration
 from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
 from submerge.serving._folder import Folder, copy_folder
-from submerge.serving._labels import named
+from submerge.serving._labels import named, tell_labels
 from submerge.serving._routed_model import input_count
 from submerge.serving._settings import with_settings
 
@@ -82,6 +83,8 @@ class MassController(Controller):
         gated = attach_bank(model, folder, gate, names, heads=heads, partial=partial, base_resident=on_base)
         controller = cls(model, folder, gated)
         model.router = controller.router
+        if gated.heads is not None and _is_classifier(model):
+            tell_labels(model.config, gated.heads.widths, folder.tasks)
         return controller
 
     def save(self, folder: Path) -> None:
@@ -112,6 +115,7 @@ class MassController(Controller):
         assignment = SampleAssignment(order.spans, order.leads, resident)
         sorted_inputs = order.sorted(inputs, size)
         if generates:  # every block runs, and fills its cache
+            self._sort_beside(model, sorted_inputs, order)
             restore = functools.partial(_generated, order)
             return Call(sorted_inputs, assignment, restore, functools.partial(_padded, model))
         if order.order is not None or replay is not None:
@@ -125,6 +129,25 @@ class MassController(Controller):
 
         return Call(sorted_inputs, assignment, restore_forward, context=context)
 
+    def _sort_beside(self, model: Any, inputs: dict[str, Any], order: BatchOrder) -> None:
+        """Let what tells the samples of a `generate` apart by their numbers have the order of the run."""
+        cache, allowed = inputs.get("past_key_values"), inputs.get("prefix_allowed_tokens_fn")
+        if cache is not None and self.gated.sequential and len(order.spans) > 1:
+            what = "past_key_values of samples that run task by task, as this model's do"
+            raise RequestError(Problem(what, type(model).__name__, "give inputs of one task, or no cache"))
+        if cache is not None and order.order is not None:
+            cache.reorder_cache(order.order)
+        if allowed is not None:
+            places = order.order
+            inputs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(self._number(places, row), ids)
+
+    def _number(self, order: torch.Tensor | None, row: int) -> int:
+        """Return the number of a sample in the caller's batch, of that of a run in the order."""
+        assignment = self.gated.gate.assignment
+        window = None if assignment is None else assignment.window
+        row += 0 if window is None else window.start
+        return row if order is None else int(order[row])
+
     def _answer(self, model: Any, out: Any, routing: Routing, *, is_named: bool) -> Any:
         """Return an output with its routing, tasks, shares and, of classifiers, labels."""
         if not isinstance(out, MutableMapping):
@@ -135,7 +158,7 @@ class MassController(Controller):
             out["logits"], best = best_head(out["logits"], len(names), how)
             routing = routing if is_named else routing.led_by(best)
         out.routing, out.tasks, out.coefficients = routing, routing.tasks, routing.coefficients  # type: ignore[attr-defined]
-        if "logits" in out and (type(model).__name__.endswith("Classification") or hasattr(model, HEAD)):
+        if "logits" in out and _is_classifier(model):
             width = out["logits"].shape[-1]
             widths = [width] * len(names) if heads is None else heads.widths
             out.labels = named(out["logits"], routing.lead.tolist(), widths, self.router.tasks)  # type: ignore[attr-defined]
@@ -150,6 +173,10 @@ def _is_decoder(config: Any) -> bool:
     return kind is not None and bool(kind.can_generate()) and not getattr(config, "is_encoder_decoder", False)
 
 
+def _is_classifier(model: Any) -> bool:
+    return type(model).__name__.endswith("Classification") or hasattr(model, HEAD)
+
+
 def _forget_cache(model: Any, inputs: dict[str, Any]) -> None:
     """Let a forward return no cache: it would have the order of the run, and lack the blocks of a replay."""
     if "use_cache" in inspect.signature(model.forward).parameters:
@@ -157,15 +184,31 @@ def _forget_cache(model: Any, inputs: dict[str, Any]) -> None:
 
 
 def _generated(order: BatchOrder, out: Any) -> Any:
-    """Return generated sequences in the order of the inputs; of each there may be several."""
-    return order.restored(out, (out if isinstance(out, torch.Tensor) else out["sequences"]).shape[0])
+    """Return generated sequences, and what is with them, in the order of the inputs.
+
+    Of each input there may be several.
+    """
+    rows = (out if isinstance(out, torch.Tensor) else out["sequences"]).shape[0]
+    cache = None if isinstance(out, torch.Tensor) else out.get("past_key_values")
+    if cache is not None and order.order is not None:
+        cache.reorder_cache(order.restored(torch.arange(rows), rows))
+    return order.restored(out, rows)
 
 
-def _padded(model: Any, parts: Sequence[Any]) -> torch.Tensor:
-    """Return sequences of several runs as one tensor, filled up with the padding token."""
+def _padded(model: Any, parts: Sequence[Any]) -> Any:
+    """Return sequences of several runs as one tensor, filled up with the padding token.
+
+    Scores and others of a run are of its own steps, so that there are none of all runs.
+    """
     sequences = [part if isinstance(part, torch.Tensor) else part["sequences"] for part in parts]
     longest = max(one.shape[1] for one in sequences)
     token = model.generation_config.pad_token_id
     token = token if token is not None else model.generation_config.eos_token_id or 0
     token = token[0] if isinstance(token, list) else token
-    return torch.cat([pad(one, (0, longest - one.shape[1]), value=token) for one in sequences])
+    joined = torch.cat([pad(one, (0, longest - one.shape[1]), value=token) for one in sequences])
+    if isinstance(parts[0], torch.Tensor):
+        return joined
+    if others := [name for name in parts[0] if name != "sequences"]:
+        what = f"samples of several tasks run one after another in {type(model).__name__}"
+        warnings.warn(f"{what}: the output has no {few(others, 9)}, but for inputs of one task", stacklevel=2)
+    return type(parts[0])(sequences=joined)

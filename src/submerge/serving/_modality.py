@@ -128,6 +128,9 @@ class ModalityController(Controller):
         return Call({**inputs, "input_ids": None, "inputs_embeds": embeddings}, assignment)
 
     def begin_generate(self, model: Any, inputs: dict[str, Any], request: Inputs) -> Call:
+        ids: Any = inputs.get("input_ids")
+        if self._prompt is not None and not any(request) and ids is not None and self._prompt.part(ids, 0):
+            return Call(inputs, None)  # a draft of the model for itself goes on from the prompt in force
         if self._lent and not any(request):
             request = self.request(dict(self._lent))
         prompt = self._generated_from(model, inputs, request)

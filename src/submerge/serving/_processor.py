@@ -177,6 +177,22 @@ class ModalityProcessor:
         kwargs["skip_special_tokens"] = skip_special_tokens
         return list(self.batch_decode(generated_outputs, **kwargs))
 
+    def post_process_multimodal_output(
+        self,
+        generated_outputs: Any,
+        skip_special_tokens: bool = True,
+        generation_mode: str | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Return the texts of generated ids, as pipelines of any modality ask for them: answers are text.
+
+        Raises `RequestError` where another `generation_mode` than text is asked for.
+        """
+        if generation_mode not in (None, "text"):
+            what = f"generation_mode {generation_mode!r}: a composed model answers with text"
+            raise RequestError(Problem(what, "processor", "leave it out"))
+        return self.post_process_image_text_to_text(generated_outputs, skip_special_tokens, **kwargs)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what `load_processor` reads, beside what the model's `save_pretrained` writes."""
         folder = Path(folder)

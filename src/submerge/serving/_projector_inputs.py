@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from submerge.calibrate import question_vectors
+from submerge.calibrate import image_positions, question_vectors
 from submerge.errors import Problem, RequestError
 from submerge.serving._input_names import input_kind
 
@@ -33,12 +33,16 @@ class MediaInputs:
         kind: image, video or audio.
         count: how many there are; None where that cannot be told from their form.
         rows: that each has in the projector, where not all have equally many.
+        positions: that each has, where they may lie side by side in one row.
+        lengths: how many tokens each has, as multiples of any number; empty where that is not known.
         placeholders: the ids of tokens in whose place their features come.
     """
 
     kind: str
     count: int | None
     rows: tuple[int, ...]
+    positions: tuple[int, ...]
+    lengths: tuple[int, ...]
     placeholders: tuple[int, ...]
 
     def of_samples(self, values: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
@@ -63,7 +67,8 @@ class MediaInputs:
     def _samples(self, places: torch.Tensor) -> Sequence[int] | None:
         """Return the sample of each input, where placeholders stand at `places` [B, L]; None: not known.
 
-        Each is a run of placeholders, or all have equally many.
+        Each is a run of placeholders, or their lengths tell them apart. Of images of many sizes each row of
+        patches may be a run.
         """
         of_sample = places.sum(1).tolist()
         own = [sample for sample, number in enumerate(of_sample) if number]
@@ -71,12 +76,23 @@ class MediaInputs:
             return [own[0]] * (self.count or 1)
         begins = places & ~torch.nn.functional.pad(places, (1, 0))[:, :-1]
         runs: list[int] = begins.nonzero()[:, 0].tolist()
-        if len(runs) == self.count:
+        if len(runs) == self.count and not self.positions:
             return runs
-        each, left = divmod(sum(of_sample), self.count or sum(of_sample) + 1)
-        if not each or left or any(number % each for number in of_sample):
+        return self._by_length(of_sample)
+
+    def _by_length(self, of_sample: Sequence[int]) -> Sequence[int] | None:
+        """Return the sample of each input, where samples have so many placeholders; None: not known."""
+        total, known = sum(of_sample), sum(self.lengths)
+        if not known or any(total * length % known for length in self.lengths):
             return None
-        return [sample for sample, number in enumerate(of_sample) for _ in range(number // each)]
+        lengths, samples = iter(total * length // known for length in self.lengths), []
+        for sample, left in enumerate(of_sample):
+            while left > 0:
+                left -= next(lengths)
+                samples.append(sample)
+            if left:
+                return None
+        return samples
 
 
 def media_inputs(model: Any, inputs: Mapping[str, Any]) -> list[MediaInputs]:
@@ -84,10 +100,14 @@ def media_inputs(model: Any, inputs: Mapping[str, Any]) -> list[MediaInputs]:
     given = {input_kind(name): value for name, value in inputs.items() if _is_media(value)}
     listed = []
     for kind in (kind for kind in KINDS if kind in given):
-        value, tiles = given[kind], _tiles(model, inputs) if kind == "image" else ()
+        value = given[kind]
+        of_images = {name: inputs[name] for name in inputs if kind == "image"}
+        tiles, positions = _tiles(model, of_images), image_positions(model, of_images)
         known = isinstance(value, torch.Tensor) and value.ndim == DIMENSIONS[kind]
-        count = len(tiles) if tiles else value.shape[0] if known else None
-        listed.append(MediaInputs(kind, count, tiles, _placeholders(model.config, kind)))
+        count = len(tiles or positions) or (value.shape[0] if known else None)
+        lengths = positions or ((1,) * (count or 0) if _are_alike(inputs, kind) else ())
+        placeholders = _placeholders(model.config, kind)
+        listed.append(MediaInputs(kind, count, tiles, positions, lengths, placeholders))
     return listed
 
 
@@ -98,15 +118,18 @@ def _is_media(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _tiles(model: Any, inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the tiles of each image as the model's class counts them; none where it looks at no sizes.
+def _are_alike(inputs: Mapping[str, Any], kind: str) -> bool:
+    """Return whether all inputs of a kind have one size, and one length, by what a call says of them."""
+    told = [value for name, value in inputs.items() if input_kind(name) == kind and not _is_media(value)]
+    return all(bool((x == x[:1]).all()) for x in map(torch.as_tensor, told) if x.ndim > 1)
 
-    A class that cuts no images, and is told their sizes, has images of many sizes: each is to be one row.
-    """
+
+def _tiles(model: Any, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the tiles of each image as the model's class counts them; none where it cuts no images."""
     count = getattr(sys.modules[type(model).__module__], "image_size_to_num_patches", None)
     sizes = inputs.get("image_sizes")
     if count is None or sizes is None:
-        return () if sizes is None else (1,) * len(sizes)
+        return ()
     config, alone = model.config, [True] * len(sizes)
     if (numbers := inputs.get("batch_num_images")) is not None:  # of a sample with several none is cut
         alone = [int(number) == 1 for number in numbers for _ in range(int(number))]

@@ -154,7 +154,8 @@ class ProjectorController(Controller):
         self, model: Any, inputs: dict[str, Any], media: MediaInputs, forced: torch.Tensor | None
     ) -> ModuleInputs:
         """Return what the projector is told of the inputs of one kind."""
-        known, ids = partial(ModuleInputs, media.count, media.rows), inputs.get("input_ids")
+        known = partial(ModuleInputs, media.count, media.rows, media.positions)
+        ids = inputs.get("input_ids")
         if forced is not None:
             return known(weights=media.of_samples(forced, ids))
         if self.questions is None:

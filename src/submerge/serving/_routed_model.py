@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.gating import UnsplitError
+from submerge.serving._checkpoints import checkpoints_under
 from submerge.serving._controller import Call, Controller
+from submerge.serving._save_options import saving
 
 __all__ = ["gated_class", "input_count"]
 
@@ -44,8 +45,8 @@ def gated_class(
             if own.gated.gate.assignment is not None and len(given) == len(kwargs):
                 return plain(*args, **given)  # within a pass of its own, of which it asks nothing
             call = own.begin(self, _by_name(kind, args, kwargs), request)
-            _check_checkpoints(self, call)
-            return _run(own, plain, call)
+            with checkpoints_under(self, own.gated, call.assignment):
+                return _run(own, plain, call)
 
     forward.__signature__ = _with_arguments(kind, arguments)  # type: ignore[attr-defined]
 
@@ -55,15 +56,12 @@ def gated_class(
         if inputs is not None:
             kwargs[self.main_input_name] = inputs
         with self.controller.gated.gate.turn:
+            given = dict(kwargs)
             request = self.controller.request(kwargs)
+            if self.controller.gated.gate.assignment is not None and len(given) == len(kwargs):
+                return plain(*args, **given)  # drafts of the model for itself: by what was decided
             call = self.controller.begin_generate(self, kwargs, request)
             return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
-
-    @functools.wraps(kind.save_pretrained)  # type: ignore[attr-defined]
-    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        self.controller.save(Path(save_directory))  # first: without it the weights would look whole
-        if self.controller.saves_weights:
-            kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
 
     def from_pretrained(cls: type, /, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder with its gate; the class alone would make a model that answers without it."""
@@ -72,7 +70,7 @@ def gated_class(
 
     members: dict[str, Any] = {
         "forward": forward,
-        "save_pretrained": save_pretrained,
+        "save_pretrained": saving(kind),
         "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller, load, arguments), self.__dict__),
         **{name: _in_turn(member) for name, member in controller.members.items()},
         "__module__": kind.__module__,
@@ -115,16 +113,6 @@ def _empty(
     """Return a model of a gated class, which no module has by name, for pickle to fill."""
     made: Any = gated_class(kind, controller, load, arguments)
     return made.__new__(made)
-
-
-def _check_checkpoints(model: Any, call: Call) -> None:
-    """Raise `RequestError` where layers are to be run again in a backward pass, when the gate is over."""
-    if call.assignment is None or not (model.training and torch.is_grad_enabled()):
-        return
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        what = "with gradient checkpoints layers would be run again without the gate"
-        hint = "switch them off, and give smaller batches"
-        raise RequestError(Problem(what, type(model).__name__, hint))
 
 
 def _run(controller: Controller, forward: Any, call: Call) -> Any:
