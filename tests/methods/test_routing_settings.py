@@ -25,6 +25,7 @@ def test_the_defaults() -> None:
         positions="all",
         pooling=Pooling.MEAN,
         score=Score.RESIDUAL,
+        reference=False,
         norm="l2",
         head_evidence=True,
         select="top1",

@@ -78,7 +78,7 @@ def read_entry(
         hint = f"write {{model: {model}, parameters: {{weight: {weight}}}}}"
         report.add(what, path, hint)
         return None
-    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS, parameters=parameter_names(methods))
+    report.check_keys(raw, ENTRY_KEYS, path, absent=ABSENT_KEYS, parameters=parameter_names(method, methods))
     parameters = read_parameters(
         raw.get("parameters"), (*path, "parameters"), method, methods, report, of_model=True
     )

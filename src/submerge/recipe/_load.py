@@ -89,8 +89,9 @@ def read_recipe(
     report, data = opened.report, opened.data
     check_mapping(opened, "merge_method")
     _check_no_mixture(data, report)
-    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS, parameters=parameter_names(methods))
     method = _read_method(data, methods, report)
+    names = parameter_names(method, methods)
+    report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS, parameters=names)
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)

@@ -12,6 +12,8 @@ from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "parameter_names", "read_parameters", "single_values", "warn_of_gradients"]
 
+WEIGHT = "weight"
+
 _NO_EFFECT = ("int8_mask",)
 """Parameters of mergekit that change no result: it reads them for any method, in any place."""
 
@@ -55,9 +57,10 @@ def read_parameters(
     return settings
 
 
-def parameter_names(methods: Mapping[str, Method]) -> frozenset[str]:
-    """Return the names of all methods' parameters."""
-    options = [option for method in methods.values() for option in method.options]
+def parameter_names(method: Method | None, methods: Mapping[str, Method]) -> frozenset[str]:
+    """Return the names of a method's parameters, or of all methods' where it is not known."""
+    known = methods.values() if method is None else [method]
+    options = [option for one in known for option in one.options]
     return frozenset(name for option in options for name in option.names)
 
 
@@ -118,16 +121,16 @@ def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str
 def warn_of_gradients(
     method: Method, top: Mapping[str, Setting], counts: Collection[int], report: Report
 ) -> None:
-    """Warn of a list at the top level that has as many numbers as there are models, for an option of each.
+    """Warn of weights at the top level that are a list of as many numbers as there are models.
 
-    It is a gradient over depth for all of them, and reads as a value for each. Equal numbers are both.
+    It is a gradient over depth for all of them, and reads as a weight for each. Equal numbers are both. Of
+    other options, such as a density, a gradient for all models is common.
     """
-    for option in method.options:
-        if option.scope == "shared" or option.name not in top:
-            continue
-        for rule in top[option.name].rules:
-            if isinstance(rule.value, tuple) and len(rule.value) in counts and len(set(rule.value)) > 1:
-                what = f"'{option.name}' is a gradient over the layers, the same for every model"
-                hint = f"for a value for each model, write {option.name} in the models' own parameters"
-                report.warn(f"{what} — {hint}", ("parameters", option.name))
-                break
+    option = method.option(WEIGHT)
+    if option is None or option.scope == "shared" or WEIGHT not in top:
+        return
+    values = [rule.value for rule in top[WEIGHT].rules if isinstance(rule.value, tuple)]
+    if any(len(value) in counts and len(set(value)) > 1 for value in values):
+        what = f"'{WEIGHT}' is a gradient over the layers, the same for every model"
+        hint = f"for a value for each model, write {WEIGHT} in the models' own parameters"
+        report.warn(f"{what} — {hint}", ("parameters", WEIGHT))

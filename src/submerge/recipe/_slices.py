@@ -143,7 +143,7 @@ class SliceReader:
         for key in misplaced:
             self.report.add_ignored(f"'{key}' has no place in a slice", (*path, key), "remove the key")
         others = {key: value for key, value in raw.items() if key not in misplaced}
-        names = parameter_names(self.methods)
+        names = parameter_names(self.method, self.methods)
         self.report.check_keys(others, valid, path, absent=ABSENT_KEYS, parameters=names)
 
     def _sources(self, raw: Any, path: KeyPath, *, with_layers: bool) -> tuple[LayerSource, ...]:

@@ -178,8 +178,10 @@ def _pretrained(
 def _check_made(model: Any, folder: Folder, made: set[str], *, partial: bool) -> None:
     """Tell of parameters that nothing gives values; raise `RequestError` where the class is the checkpoint's.
 
-    Another class may have some that the tasks' models do without, such as a pooler.
+    Another class may have some that the tasks' models do without. A base may have been saved without its
+    pooler, which then nothing uses.
     """
+    made = {name for name in made if "pooler" not in name.split(".")}
     if not made:
         return
     what = f"the checkpoint lacks parameters of {type(model).__name__}, or has others: {few(sorted(made))}"
