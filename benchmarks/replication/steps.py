@@ -113,6 +113,7 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     jobs = [(kind, seed) for seed in options.seeds for kind in _kinds(suite, options)]
     run_all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
     kinds = routing.gather(suite, cache, options.seeds)
+    page.need(kinds, options.suite)
     _say_outdated(kinds)
     found = _facts(suite, f"{suite.name}, the task unknown", kinds)
     stem = f"replication-{suite.name}-served"
