@@ -89,9 +89,10 @@ def read_recipe(
     report, data = opened.report, opened.data
     check_mapping(opened, "merge_method")
     _check_no_mixture(data, report)
-    method = _read_method(data, methods, report)
-    names = parameter_names(method, methods)
+    named = data.get("merge_method")
+    names = parameter_names(methods.get(named) if isinstance(named, str) else None, methods)
     report.check_keys(data, RECIPE_KEYS, (), absent=ABSENT_KEYS, parameters=names)
+    method = _read_method(data, methods, report)
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
