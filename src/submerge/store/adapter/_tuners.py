@@ -12,9 +12,10 @@ from submerge.store.adapter._composed import Composed
 from submerge.store.adapter._computed import SharedBlocks, Spectrum, Wavelets
 from submerge.store.adapter._config import AdapterConfig
 from submerge.store.adapter._dense_updates import dense_updates
+from submerge.store.adapter._factor_tuners import FACTOR_KINDS
 from submerge.store.adapter._module_tensors import Builder, Entries, Parts, UnfitError, matrix, shared_tensor
-from submerge.store.adapter._newer_tuners import NEWER
 from submerge.store.adapter._parts import LowRankPart, Replace, SharedFactors
+from submerge.store.adapter._structured_tuners import STRUCTURED_KINDS
 from submerge.store.adapter._transformed import Butterfly, Reflections, Rotations, Scaled
 from submerge.store.adapter._unsupported import MERGE_FIRST
 from submerge.store.format import TensorEntry
@@ -208,5 +209,6 @@ _BUILDERS: Mapping[str, Builder] = {
     "WaveFT": _waveft,
     "MiSS": _miss,
     "LN tuning": _values,
-    **NEWER,
+    **FACTOR_KINDS,
+    **STRUCTURED_KINDS,
 }
