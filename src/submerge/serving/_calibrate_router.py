@@ -59,8 +59,9 @@ def calibrate_router(
         device: of the model; the CPU by default.
 
     Raises:
-        RequestError: a task has no inputs, or fewer than four; there are inputs of a task that the folder
-            lacks, or that its processor does not take; or the folder has no router.
+        RequestError: a task has no inputs, or fewer than four, or there are fewer than four of all together;
+            there are inputs of a task that the folder lacks, or that its processor does not take; or the
+            folder has no router.
         WorkError: the disk refuses; the folder is then as it was.
 
     Examples:
@@ -82,10 +83,10 @@ def calibrate_router(
     if isinstance(data, Mapping):
         _check_tasks(names, data)
         model = load(path, device=device, calibration="none")
-        sources, samples_of_each = {name: data[name] for name in names}, samples
+        sources = {name: data[name] for name in names}
     else:
         model = load(path, device=device, calibration="none", reference="none")
-        sources, samples_of_each = {TOGETHER: data}, samples * len(names)
+        sources, samples = {TOGETHER: data}, samples * len(names)
     if not model.router.rules.standardised:
         what = "a calibration does not go with select: weighted"
         raise RequestError(Problem(what, str(path), "merge with another select"))
@@ -96,10 +97,10 @@ def calibrate_router(
         processor=None,
         batch_size=batch_size,
         max_length=max_length,
-        samples=samples_of_each,
+        samples=samples,
     )
-    together = not isinstance(data, Mapping)
-    calibration = _reference(model, inputs[TOGETHER]) if together else _calibrated(model, inputs)
+    by_task = isinstance(data, Mapping)
+    calibration = _calibrated(model, inputs) if by_task else _reference(model, inputs[TOGETHER])
     write_calibration(path, calibration)
     return calibration
 
@@ -172,6 +173,9 @@ def _reference(model: Any, batches: Inputs) -> RouterReference:
     if (count := scores.shape[1]) < LEAST:
         hint = f"give {LEAST} of each task, or more"
         raise RequestError(Problem(f"there are {count} inputs", "data", hint))
+    if not levels.isfinite().all():
+        hint = "look at the inputs, or load the folder in float32 and see what it gives"
+        raise RequestError(Problem("the scores of the inputs have NaN or Inf", "data", hint))
     leads = torch.cat([router.data_free(_above(one, levels)).argmax(1) for one in shown])
     shares = torch.bincount(leads, minlength=len(router.names)).double() / count
     found = dict(zip(router.names, shares.tolist(), strict=True))

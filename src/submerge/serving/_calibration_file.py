@@ -44,15 +44,9 @@ def write_calibration(folder: Path, calibration: RouterCalibration | RouterRefer
     with _writing(unfinished):
         if isinstance(calibration, RouterReference):
             inputs: int | dict[str, int] = calibration.count
-            about = json.dumps(
-                {
-                    "settings": calibration.settings,
-                    "count": calibration.count,
-                    "found": dict(calibration.found),
-                },
-                sort_keys=True,
-            )
-            save_file({"levels": calibration.levels}, unfinished, {REFERENCE_FORM: about})
+            about = {"settings": calibration.settings, "count": inputs, "found": dict(calibration.found)}
+            described = json.dumps(about, sort_keys=True)
+            save_file({"levels": calibration.levels}, unfinished, {REFERENCE_FORM: described})
         else:
             inputs = dict(calibration.counts)
             save_file(_tensors(calibration), unfinished, {FORM: _described(calibration)})
