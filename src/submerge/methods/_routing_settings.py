@@ -225,7 +225,7 @@ def _score(word: str, low_rank: bool) -> Score:
 def _reference(word: str, score: Score, decoder: bool) -> bool:
     """Return whether scores count from those of noise; if not chosen, those of a decoder's adapters do.
 
-    All activations of a decoder have much in common, so that without it one adapter gets most prompts. To an
-    encoder of texts random tokens are unlike any text, and the tasks of fewer texts are found.
+    All activations of a decoder have much in common, so that without it prompts meet adapters of other tasks.
+    To an encoder of texts random tokens are unlike any text, and the tasks of fewer texts are found.
     """
     return word == "noise" or (word == "auto" and decoder and score is Score.TRAILING_ENERGY)

@@ -1,7 +1,8 @@
 """The level from which a router's scores count at each map: the mean of those of reference inputs e_i.
 
 Activations have a part that all inputs have in common. An adapter whose factors happen to read more of it
-than those of others would be found for every input. So a task counts by how far it is above its own level,
+than those of others would be found for inputs of other tasks, too. So a task counts by how far it is above
+its own level,
 
     r_t(x) − mean_i r_t(e_i).
 
