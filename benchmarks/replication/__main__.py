@@ -1,4 +1,4 @@
-"""`python -m benchmarks.replication train|merge|report|all|serve|admit SUITE`: real tasks, the same rules.
+"""`python -m benchmarks.replication train|merge|report|all|serve|observe|admit SUITE`: one set of rules.
 
 SUITE is a suite of the bench, or one's own: path/to/file.py:NAME, package.module:NAME.
 """
@@ -34,7 +34,7 @@ from benchmarks.replication.own import suite_named
 from benchmarks.replication.skills.routed import MASS_ROWS
 from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
 from benchmarks.replication.skills.suite import SKILLS_8
-from benchmarks.replication.steps import STEPS, admit, serve
+from benchmarks.replication.steps import STEPS, admit, follow, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
 from benchmarks.replication.vision.suites import HETERO_20, VISION_8, VISION_14, VISION_20
@@ -50,6 +50,8 @@ OTHERS: dict[str, tuple[Any, Steps]] = {
     SKILLS_8.name: (SKILLS_8, SKILLS_STEPS),
 }
 """Suites on a decoder, which bring steps of their own."""
+BESIDE = {"admit": admit, "serve": serve, "observe": follow}
+"""Steps of suites on an encoder that `all` does not take."""
 FAST_STEPS = 30
 
 
@@ -72,7 +74,7 @@ def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], 
         cache = Cache(options.cache, suite.name) if options.cache else Cache.default(suite.name)
     else:
         suite, cache = _suite(options)
-        known = STEPS | {"admit": admit, "serve": serve}
+        known = STEPS | BESIDE
     return {step: partial(work, suite, cache, options) for step, work in known.items()}, suite.name
 
 
@@ -87,12 +89,13 @@ def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
         suite = suite.alone(f"{suite.name}-fast", tasks).cut(
             base=suite.fast_base or suite.base, trainings=fewer, validation=100, test=100, most_train=1000
         )
+        suite = suite.cut(observed=tasks[:1] if suite.observed else (), paces=(1.0,))
     return suite, Cache(options.cache, *suite.places) if options.cache else Cache.default(*suite.places)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__)
-    parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
+    parser.add_argument("step", choices=(*STEPS, *BESIDE, "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
     rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS, *CONTINUAL_ROWS, methods.MANY)
@@ -134,7 +137,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--tasks is not for {options.suite}")
     if unknown := [kind for kind in options.kinds or () if kind not in suite.trainings]:
         parser.error(f"--kinds {', '.join(unknown)} is not for {options.suite}")
-    if options.suite in OTHERS and options.step in ("admit", "serve"):
+    if options.suite in OTHERS and options.step in BESIDE:
         parser.error(f"{options.step} is not for {options.suite}")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import page
 from benchmarks.console import say
-from benchmarks.replication import methods, report, splits, train
+from benchmarks.replication import methods, observe, report, splits, train
 from benchmarks.replication.admit import admission, markdown
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
@@ -28,9 +28,9 @@ from benchmarks.replication.routing.measure import Servers
 from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.specialists import Specialists
 from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import Suite
+from benchmarks.replication.suite import Suite, Training
 
-__all__ = ["STEPS", "admit", "serve"]
+__all__ = ["STEPS", "admit", "follow", "serve"]
 
 FAST_GRID = (0.1, 0.3, 1.0)
 
@@ -125,6 +125,42 @@ def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
     servers = Servers(_specialists(suite, cache, kind, seed), options.threads, say)
     servers.everything([row for row in ROWS if not options.rows or row.name in options.rows])
     servers.clean()
+
+
+def follow(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
+    """Follow adapters of the observed tasks while they are trained, by the first seed; write tables."""
+    quiet()
+    if not (chosen := observe.trainings(suite)):
+        raise SystemExit(f"{suite.name} observes no task: its field `observed` names them")
+    seed = options.seeds[0]
+    train.write_base(suite, cache)
+    train.heads(suite, cache, lambda: _splits(suite.home), seed)
+    run_all(_follow_one, [(suite, cache, options, seed, *one) for one in chosen], options.jobs)
+    seen = {observe.name(*one): _followed(suite, cache, options, seed, *one) for one in chosen}
+    found = page.facts(f"{suite.name}, adapters while they are trained", suite.facts())
+    found |= {"seed": seed, "observed": seen}
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-observation"
+    page.write(out, stem, found, observe.markdown(found))
+    say(f"wrote in {out}: {stem}.json, {stem}.md, {observe.draw(found, out, stem).name}")
+
+
+def _follow_one(
+    suite: Suite, cache: Cache, options: argparse.Namespace, seed: int, task: str, training: Training
+) -> None:
+    quiet(options.threads)
+    marker = _followed(suite, cache, options, seed, task, training)
+    say(f"{observe.name(task, training)}: {marker['seconds']:.0f} s")
+
+
+def _followed(
+    suite: Suite, cache: Cache, options: argparse.Namespace, seed: int, task: str, training: Training
+) -> dict[str, Any]:
+    split = _splits(suite, [task])
+    head = train.load_heads(suite, cache, split, seed)[task]
+    title = observe.name(task, training)
+    return observe.follow(
+        suite, cache, split[task], head, training, seed, lambda line: say(f"{title}: {line}")
+    )
 
 
 def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:

@@ -69,8 +69,9 @@ class Suite:
 
     `most_train`, `validation` and `test` are items a task; `shots` are examples a class for the frozen heads.
     `known` tasks can be asked for; `tasks` are taken where nothing is said. A suite that is `part_of` another
-    takes heads and specialists from it, so that several parts share them. `fast_tasks` and `fast_base` are
-    for `--fast`, `data` is the folder of data where SUBMERGE_DATA names none.
+    takes heads and specialists from it, so that several parts share them. `observed` are tasks whose adapters
+    are followed while they are trained, at the rate of the others times each of `paces`. `fast_tasks` and
+    `fast_base` are for `--fast`, `data` is the folder of data where SUBMERGE_DATA names none.
     """
 
     name: str
@@ -88,6 +89,8 @@ class Suite:
     generic: int = 100
     head_scale: float = 20.0
     router_shots: int = 50
+    observed: tuple[str, ...] = ()
+    paces: tuple[float, ...] = (0.2, 1.0, 3.0)
     fast_tasks: tuple[str, ...] = ()
     fast_base: Base | None = None
     data: Path | None = None

@@ -184,6 +184,7 @@ TEXT_8 = Suite(
         "lora": Training(steps=150, rate=5e-4, rank=16, alpha=32, decay=0.0),
     },
     base=Base(write_base),
+    observed=("trec", "stsb"),
     fast_tasks=("trec", "emotion", "sick_nli"),
     domain=Sentences(),
     shots=5,  # with ten, Subj, Banking77 and AG News leave a tuned model less than 10 points to gain

@@ -19,7 +19,7 @@ from benchmarks.replication.rows import DENSE, Rows, seed_of
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import Suite, Training
 
-__all__ = ["fit", "heads", "load_heads", "specialist", "write_base"]
+__all__ = ["fit", "heads", "load_heads", "specialist", "untrained", "write_base"]
 
 
 EVERY = 20.0
@@ -104,7 +104,7 @@ def specialist(
     def make(folder: Path, measured: Result) -> None:
         draw = seed_of(seed, kind, split.task)
         torch.manual_seed(draw)
-        model = _new(domain, cache.base, training)
+        model = untrained(domain, cache.base, training)
         items = domain.items(split.train, cache.base, split.kind)
         with timed(measured):
             measured["losses"] = fit(domain, model.to(device), items, head.to(device), training, draw, say)
@@ -117,7 +117,8 @@ def specialist(
     return cached(cache.specialist(seed, kind, split.task), suite.home.facts() | facts, make)
 
 
-def _new(domain: Domain, base: Path, training: Training) -> Any:
+def untrained(domain: Domain, base: Path, training: Training) -> Any:
+    """Return the base, of which what a training leaves as it is needs no gradients, or with a new adapter."""
     model = domain.fresh(base)
     if training.rank:
         from peft import LoraConfig, get_peft_model
@@ -140,11 +141,18 @@ def _copy_beside(domain: Domain, base: Path, folder: Path) -> None:
 
 
 def fit(
-    domain: Domain, model: Any, items: Items, head: Head, training: Training, seed: int, say: Say = silent
+    domain: Domain,
+    model: Any,
+    items: Items,
+    head: Head,
+    training: Training,
+    seed: int,
+    say: Say = silent,
+    after: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
     """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps.
 
-    Now and then `say` gets a line about how far it is.
+    Now and then `say` gets a line about how far it is, and after each step `after` its number, from 1 on.
     """
     draw = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
@@ -169,6 +177,7 @@ def fit(
         if time.perf_counter() - last_line > EVERY:
             last_line = time.perf_counter()
             say(f"{step + 1} of {training.steps} steps, loss {value.item():.3f}")
+        after(step + 1)
 
     model.train()
     steps = range(training.steps)

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -401,6 +402,29 @@ def test_a_whole_run(
     monkeypatch.setattr(steps, "say", said.append)
     steps._say_outdated(kinds)
     assert said == ["left out, made with other settings: lora seed 0 ties"]
+
+
+def test_adapters_are_followed_while_they_are_trained(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBMERGE_DATA", str(tmp_path))
+    options = Namespace(seeds=[0], jobs=1, threads=torch.get_num_threads(), out=tmp_path, fast=False)
+    steps.follow(SUITE.cut(observed=("colours", "overlap"), paces=(1.0,)), cache, options)
+    found = json.loads((tmp_path / "replication-tiny-observation.json").read_text())["observed"]
+    assert list(found) == ["colours, 0.001", "overlap, 0.001"]
+    for one in found.values():
+        assert list(one["accuracy"]) == ["0", "1", "3", "6", "9", "12"]
+        for by_step in one["omega"].values():
+            assert list(by_step) == ["1", "3", "6", "9", "12"]
+            assert all(0 < omega < 1 for omegas in by_step.values() for omega in omegas)
+        last = one["omega"]["all"]["12"]
+        assert last[0] != last[-1], "the adapter acts"
+    assert "| colours, 0.001 | 12 |" in (tmp_path / "replication-tiny-observation.md").read_text()
+    assert (tmp_path / "replication-tiny-observation.png").stat().st_size
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("it was trained again"))
+    steps.follow(SUITE.cut(observed=("colours",), paces=(1.0,)), cache, options)
+    with pytest.raises(SystemExit, match="observes no task"):
+        steps.follow(SUITE, cache, options)
 
 
 def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:

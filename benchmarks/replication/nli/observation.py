@@ -1,38 +1,32 @@
-"""The observation itself: an adapter's null-space ratio on its own inputs, its scale λ, and its quality.
-
-For adapters saved while they are trained: ω(λ), the ratio in the base with λ times this adapter alone. Only
-where it falls with λ can coefficients that make it small be good ones.
-"""
+"""Null-space ratio and accuracy of the adapters of a training, at the hooks that a decoder may have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import submerge
 from benchmarks.console import Say, silent
 from benchmarks.replication.cache import Result, cached, timed, trained
 from benchmarks.replication.nli.model import Prompts, accuracy, load, word_ids
+from benchmarks.replication.observation import EVERYWHERE, LAMBDAS, Hooks, omegas
 from benchmarks.replication.rows import Rows
 from submerge.calibrate import choose_hooks
 
-__all__ = ["ANSWERED", "HOOKS", "LAMBDAS", "observe", "third_quarter", "without_last"]
+__all__ = ["ANSWERED", "HOOKS", "observe", "third_quarter", "without_last"]
 
-LAMBDAS = (0.0, 0.25, 0.5, 1.0)
-HOOKS: Mapping[str, Callable[[Any, list[str]], list[str]]] = {
-    "last_quarter": lambda model, names: choose_hooks(model, names, "last_quarter"),
+HOOKS: Hooks = {
+    "last_quarter": EVERYWHERE["last_quarter"],
     "v_proj of the last quarter": lambda model, names: [
         name for name in choose_hooks(model, names, "last_quarter") if name.endswith("v_proj")
     ],
-    "all": lambda model, names: names,
+    "all": EVERYWHERE["all"],
     "q_proj of the third quarter": lambda model, names: [
         name for name in choose_hooks(model, names, third_quarter(model)) if name.endswith("q_proj")
     ],
 }
-"""The modules over which ω is a mean: those that it is measured for here."""
 ANSWERED = ", without the position that answers"
 """Of names: as a mean over all positions but the last. What is before it does not depend on it."""
 
@@ -63,7 +57,7 @@ def observe(
 
     def make(_: Path, result: Result) -> None:
         with timed(result, "seconds_in_all"):
-            result |= _omegas(base, adapters, Prompts(inputs, base))
+            result |= omegas(load(base, base), adapters, _batches(Prompts(inputs, base)), HOOKS)
             items = Prompts(validation, base)
             models = {0: base} | dict(adapters)
             result["accuracy"] = {
@@ -77,33 +71,10 @@ def observe(
     return cached(place, config, make)
 
 
-def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
-    """Return hooks -> step -> ω at each λ, hooks -> the level without structure, and all by module."""
-    names = {str(step): folder for step, folder in adapters.items()}
+def _batches(items: Prompts) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """Return the prompts whole, and without the position that answers."""
     batches = [items.batch(which) for which in items.batches()]
-    data = {"": batches, ANSWERED: [without_last(batch) for batch in batches]}
-    model = load(base, base)
-
-    def ratios(scales: Any) -> Any:
-        return submerge.null_space_ratio(model, names, data, hooks=".", scales=scales)
-
-    at_base = ratios(None)
-    alone = {
-        k: [at_base] + [ratios([scale * (k == j) for j in range(len(names))]) for scale in LAMBDAS[1:]]
-        for k in range(len(names))
-    }
-    values = {
-        step: torch.stack([one.values[:, :, k] for one in alone[k]], -1) for k, step in enumerate(names)
-    }  # [modules, data, λ]
-    result: Result = {"omega": {}, "isotropic": {}, "modules": list(at_base.modules)}
-    for j, positions in enumerate(data):
-        for hooks, choose in HOOKS.items():
-            chosen = set(choose(model, list(at_base.modules)))
-            at = torch.tensor([name in chosen for name in at_base.modules])
-            name = hooks + positions
-            result["omega"][name] = {step: one[at, j].mean(0).tolist() for step, one in values.items()}
-            result["isotropic"][name] = at_base.isotropic[at].mean().item()
-    return result | {"by_module": {step: one[:, 0].tolist() for step, one in values.items()}}
+    return {"": batches, ANSWERED: [without_last(batch) for batch in batches]}
 
 
 def without_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import page
-from benchmarks.page import Table, pyplot, save
+from benchmarks.page import Table, save
 from benchmarks.replication import cache as store
-from benchmarks.replication import plots
+from benchmarks.replication import observation, plots
 from benchmarks.replication import report as rows
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.earlier import publish
@@ -60,13 +60,9 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     for seeds in results["kinds"].values():
         shown.append(_learned(seeds))
     if results["observed"]:
-        shown += [_observed(results["observed"], hooks) for hooks in _hooks(results["observed"])]
+        shown += observation.tables(results["observed"])
         shown.append(_falling(results["observed"]))
     return shown
-
-
-def _hooks(observed: Mapping[str, Any]) -> list[str]:
-    return list(next(iter(observed.values()))["omega"])
 
 
 def _learned(seeds: Mapping[str, Any]) -> Table:
@@ -89,26 +85,6 @@ def _learned(seeds: Mapping[str, Any]) -> Table:
                 )
     columns = ["method", "seed", "loss before", "after", "coefficients", "kept", "s"]
     return "Learned coefficients", columns, lines
-
-
-def _observed(observed: Mapping[str, Any], hooks: str) -> Table:
-    lambdas = next(iter(observed.values()))["config"]["lambdas"]
-    lines = []
-    for name, one in observed.items():
-        for step, omegas in one["omega"][hooks].items():
-            best = lambdas[omegas.index(min(omegas))]
-            lines.append(
-                [
-                    name,
-                    step,
-                    f"{one['accuracy'][step]:.3f}",
-                    *(f"{omega:.5f}" for omega in omegas),
-                    f"{best:g}",
-                ]
-            )
-    level = next(iter(observed.values()))["isotropic"][hooks]
-    columns = ["task, rate", "step", "accuracy", *(f"λ = {scale:g}" for scale in lambdas), "least at"]
-    return f"ω(λ) of each adapter on its own inputs: {hooks} (without structure {level:.5f})", columns, lines
 
 
 def _falling(observed: Mapping[str, Any]) -> Table:
@@ -138,24 +114,6 @@ def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw the bars and heat maps that all suites have, and ratio against quality; return the paths."""
     drawn = plots.draw(results, folder, stem)
     if results["observed"]:
-        drawn.append(save(_paths(results["observed"]), folder / f"{stem}-observation.png"))
+        figure = observation.picture(results["observed"], list(HOOKS))
+        drawn.append(save(figure, folder / f"{stem}-observation.png"))
     return drawn
-
-
-def _paths(observed: Mapping[str, Any]) -> Any:
-    """Draw a panel for each choice of hooks: trainings as paths of ω at λ = 1 and accuracy."""
-    hooks = list(HOOKS)
-    figure, panels = pyplot().subplots(1, len(hooks), figsize=(4.5 * len(hooks), 4.5), squeeze=False)
-    for axes, name in zip(panels[0], hooks, strict=True):
-        for training, one in observed.items():
-            steps = one["omega"][name]
-            first = next(iter(steps.values()))[0], one["accuracy"]["0"]
-            path = [first] + [(omegas[-1], one["accuracy"][step]) for step, omegas in steps.items()]
-            axes.plot(*zip(*path, strict=True), marker=".", linewidth=1, label=training)
-        axes.axvline(observed[training]["isotropic"][name], color="#9aa5b1", linewidth=0.8)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("ω at λ = 1 (first point: the first A, at λ = 0)")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("accuracy")
-    panels[0][-1].legend(frameon=False, fontsize=6)
-    return figure

@@ -14,22 +14,18 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Result, cached, timed
 from benchmarks.replication.loop import linear, minimise, paced, tenths
 from benchmarks.replication.nli.model import Prompts, load, logits, word_ids
+from benchmarks.replication.observation import at_step
 from benchmarks.replication.rows import seed_of
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import Training
 
-__all__ = ["at_step", "like_lengths", "train"]
+__all__ = ["like_lengths", "train"]
 
 TARGETS = ["q_proj", "v_proj"]
 BUCKET = 16
 """Batches that are drawn together, and share out their items by length."""
 EVERY = 25
 """Steps between two lines of a training."""
-
-
-def at_step(folder: Path, step: int, training: Training) -> Path:
-    """Return where the adapter after a step lies, of a training's folder."""
-    return folder if step == training.steps else folder / f"step{step}"
 
 
 def train(
@@ -54,7 +50,7 @@ def train(
 
         def after(step: int, value: torch.Tensor) -> None:
             if step + 1 in saved:
-                adapted.save_pretrained(at_step(part, step + 1, training))
+                adapted.save_pretrained(at_step(part, step + 1, training.steps))
             if (step + 1) % EVERY == 0:
                 say(f"{step + 1} of {training.steps} steps, loss {value.item():.3f}")
 

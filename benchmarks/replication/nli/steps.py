@@ -14,8 +14,9 @@ from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.nli import learned, report
 from benchmarks.replication.nli.merge import NliBench
 from benchmarks.replication.nli.observation import observe
-from benchmarks.replication.nli.specialists import at_step, train
+from benchmarks.replication.nli.specialists import train
 from benchmarks.replication.nli.suite import Nli
+from benchmarks.replication.observation import at_step
 from benchmarks.replication.suite import Training
 
 __all__ = ["STEPS"]
@@ -69,7 +70,7 @@ def _observe(suite: Nli, cache: Cache) -> None:
         if store.read(folder) is None:
             say(f"{task}, rate {training.rate:g}: not trained yet, and so not observed")
             continue
-        adapters = {step: at_step(folder, step, training) for step in steps}
+        adapters = {step: at_step(folder, step, training.steps) for step in steps}
         split, place = splits[task], suite.observation(cache, task, training)
         inputs = split.train[-suite.inputs :]
         observe(cache.base, task, adapters, inputs, split.validation, place, say)

@@ -70,6 +70,7 @@ _HETERO = _VISION.cut(
     name="hetero",
     tasks=(*_CLASSES, *MEASURED),
     trainings={"lora": Training(steps=300, rate=1e-3, rank=8, alpha=16, batch=32, decay=0.0)},
+    observed=("notmnist", "smears"),
     fast_tasks=("fashion", "slant", "figures"),
 )
 _LEFT_OUT = (
