@@ -309,3 +309,11 @@ def test_a_fast_run_ends_with_a_report(ready: Path, one_process: None) -> None:
     before = store.read(ready / "seed0" / "decoupled-results" / "ssam")
     assert command.main(["merge", *arguments, "--methods", "ssam"]) == 0  # all of it lies in the cache
     assert store.read(ready / "seed0" / "decoupled-results" / "ssam") == before
+    assert command.main(["train", *arguments, "--kinds", "naive"]) == 0
+    assert command.main(["merge", *arguments, "--methods", "naive_average"]) == 0
+    naive = store.read(ready / "seed0" / "naive-results" / "naive_average")
+    assert naive is not None
+    assert all(not trained["training"]["apart"] for trained in naive["config"]["trained"])
+    assert naive["test"].keys() == rows["ssam"]["test"].keys()
+    assert command.main(["report", *arguments, "--methods", "average,naive_average"]) == 0
+    assert "| naive_average |" in (ready / f"replication-{ready.name}.md").read_text()

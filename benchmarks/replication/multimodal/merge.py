@@ -23,7 +23,7 @@ from benchmarks.replication.multimodal.inputs import RATE
 from benchmarks.replication.multimodal.probes import PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
 from benchmarks.replication.multimodal.reader import INPUT_NAMES, PromptRow
-from benchmarks.replication.multimodal.rows import ComposedRow
+from benchmarks.replication.multimodal.rows import DECOUPLED, NAIVE, ComposedRow
 from benchmarks.replication.multimodal.specialists import right_share, scores_alone
 from benchmarks.replication.multimodal.suite import Multimodal
 
@@ -37,14 +37,21 @@ AT_ONCE = 16
 
 
 class MultimodalBench(Bench):
-    """The specialists of one seed, and the models that they are composed to."""
+    """The specialists of one seed, trained in one way, and the models that they are composed to."""
 
     def __init__(
-        self, suite: Multimodal, cache: Cache, seed: int, data: Path, options: MergeOptions, say: Say = silent
+        self,
+        suite: Multimodal,
+        cache: Cache,
+        seed: int,
+        data: Path,
+        options: MergeOptions,
+        say: Say = silent,
+        way: str = DECOUPLED,
     ) -> None:
-        folders = [suite.trained(cache, seed, name) for name in SKILLS]
+        folders = [suite.trained(cache, seed, name, way) for name in SKILLS]
         super().__init__(suite.lm_folder(cache), folders, "lora", options, say)
-        self.suite, self.cache, self.seed, self.title = suite, cache, seed, f"seed {seed}"
+        self.suite, self.cache, self.seed, self.way, self.title = suite, cache, seed, way, f"seed {seed}"
         self.counts = {"validation": suite.validation, "test": suite.test}
         self.facts = {"trained": trained(folders, self.title), "items": self.counts}
         self.sets = inputs.read(data)
@@ -52,7 +59,7 @@ class MultimodalBench(Bench):
 
     def place(self, seed: int, row: str) -> Path:
         """Return the folder of a row's results."""
-        return self.cache.result(seed, "decoupled", store.folder_name(row))
+        return self.cache.result(seed, self.way, store.folder_name(row))
 
     def base_abilities(self) -> Result:
         """Return what the language model can do in text as it was."""
@@ -126,15 +133,19 @@ class MultimodalBench(Bench):
         recipe.pop("output", None)  # a composed model is a folder of its own form
         for entry, modality in zip(recipe["models"], SKILLS, strict=True):
             entry |= self._entry(modality)
+        if self.way == NAIVE:
+            recipe["modality_tokens"] = "merged"
         return self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
 
     def _entry(self, modality: str, language: bool = True, trained: str = "") -> dict[str, Any]:
         """Return the specialist as an entry of a recipe, with its language LoRA or without it."""
-        adapters = self.suite.trained(self.cache, self.seed, trained or modality)
+        adapters = self.suite.trained(self.cache, self.seed, trained or modality, self.way)
         entry = {
-            "model": str(self.suite.model(self.cache, self.seed, modality, trained)),
+            "model": str(self.suite.model(self.cache, self.seed, modality, trained, self.way)),
             "modality": modality,
         }
+        if self.way == NAIVE:
+            return entry | {"lora": str(adapters / LANGUAGE)}
         if language:
             entry["language_lora"] = str(adapters / LANGUAGE)
         return entry | {"modality_lora": str(adapters / modality)}

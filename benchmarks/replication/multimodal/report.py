@@ -16,7 +16,14 @@ from benchmarks.replication.multimodal.merge import BASE
 from benchmarks.replication.multimodal.plots import draw
 from benchmarks.replication.multimodal.probes import GROUPS, MEAN, PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
-from benchmarks.replication.multimodal.rows import COMPOSED, JOINT_MODEL, merges
+from benchmarks.replication.multimodal.rows import (
+    COMPOSED,
+    DECOUPLED,
+    JOINT_MODEL,
+    NAIVE,
+    merges,
+    naive_merges,
+)
 from benchmarks.replication.multimodal.suite import Multimodal
 
 __all__ = ["REFERENCES", "gather", "markdown", "sanity", "tables", "write"]
@@ -27,7 +34,10 @@ REFERENCES = (BASE, *ALONE, *(row.name for row in COMPOSED))
 
 def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON and tables of what is finished."""
-    seeds = gather(cache, options.seeds, [row.name for row in merges(options.methods)])
+    decoupled = [*REFERENCES, *(row.name for row in merges(options.methods))]
+    naive = [row.name for row in naive_merges(options.methods)]
+    rows = dict.fromkeys(decoupled, DECOUPLED) | dict.fromkeys(naive, NAIVE)
+    seeds = gather(cache, options.seeds, rows)
     page.need(seeds, options.suite)
     found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
@@ -37,13 +47,16 @@ def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     publish(found, f"replication-{suite.name}", cache.root, options, markdown, draw)
 
 
-def gather(cache: Cache, seeds: Iterable[int], names: Iterable[str]) -> dict[str, Any]:
-    """Return seed -> row -> result, of seeds whose specialists were scored, as far as it is finished."""
-    wanted, gathered = (*REFERENCES, *names), {}
+def gather(cache: Cache, seeds: Iterable[int], ways: Mapping[str, str]) -> dict[str, Any]:
+    """Return seed -> row -> result, of seeds whose specialists were scored, as far as it is finished.
+
+    `ways` are row -> how its specialists were trained.
+    """
+    gathered = {}
     for seed in seeds:
         rows: dict[str, Any] = {}
-        for name in wanted:
-            if (result := store.read(cache.result(seed, "decoupled", store.folder_name(name)))) is not None:
+        for name, way in ways.items():
+            if (result := store.read(cache.result(seed, way, store.folder_name(name)))) is not None:
                 config = result.pop("config")["row"]
                 rows[name] = result | {"config": config, "groups": groups(result.get("test", {}))}
         if all(name in rows for name in ALONE):

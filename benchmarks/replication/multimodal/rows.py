@@ -7,7 +7,20 @@ from dataclasses import dataclass
 
 from benchmarks.replication.methods import AVERAGE, ROWS, Merge
 
-__all__ = ["COMPOSED", "JOINT_MODEL", "METHODS", "SSAM_RANKS", "ComposedRow", "merges"]
+__all__ = [
+    "COMPOSED",
+    "DECOUPLED",
+    "JOINT_MODEL",
+    "METHODS",
+    "NAIVE",
+    "SSAM_RANKS",
+    "ComposedRow",
+    "merges",
+    "naive_merges",
+]
+
+DECOUPLED, NAIVE = "decoupled", "naive"
+"""How specialists are trained: with a LoRA for text and one for the modality's tokens, or one for all."""
 
 JOINT_MODEL = "joint"
 """Name of the model that is trained on the questions of all modalities together."""
@@ -41,9 +54,16 @@ _EXTRA = tuple(
     if name != "ssam"
 )
 _NAMES = ("ssam", "task_arithmetic", "ties", "knots_ties", "tsv_m", "iso_c", "wudi")
-METHODS = (AVERAGE, *(row for name in _NAMES for row in ROWS if row.name == name), *_EXTRA)
+_NAIVE = Merge("naive_average", each={"weight": 1.0}, method="linear", kinds=("lora",))
+"""NaiveMC: the average of specialists that have one LoRA for all tokens, with which all tokens run."""
+METHODS = (AVERAGE, *(row for name in _NAMES for row in ROWS if row.name == name), *_EXTRA, _NAIVE)
 
 
 def merges(names: Sequence[str] | None) -> list[Merge]:
-    """Return the merges that are asked for, all where nothing is said."""
-    return [row for row in METHODS if names is None or row.name in names]
+    """Return the merges of language LoRAs that are asked for, all where nothing is said."""
+    return [row for row in METHODS if row is not _NAIVE and (names is None or row.name in names)]
+
+
+def naive_merges(names: Sequence[str] | None) -> list[Merge]:
+    """Return the merges of specialists with one LoRA that are asked for."""
+    return [_NAIVE] if names is None or _NAIVE.name in names else []

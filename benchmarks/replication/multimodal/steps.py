@@ -13,7 +13,14 @@ from benchmarks.replication.multimodal import inputs, report
 from benchmarks.replication.multimodal.bases import write_union
 from benchmarks.replication.multimodal.merge import MultimodalBench
 from benchmarks.replication.multimodal.questions import SKILLS
-from benchmarks.replication.multimodal.rows import COMPOSED, JOINT_MODEL, merges
+from benchmarks.replication.multimodal.rows import (
+    COMPOSED,
+    DECOUPLED,
+    JOINT_MODEL,
+    NAIVE,
+    merges,
+    naive_merges,
+)
 from benchmarks.replication.multimodal.specialists import train
 from benchmarks.replication.multimodal.suite import Multimodal
 
@@ -25,16 +32,20 @@ def _train(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None
     quiet(options.threads)
     for modality in SKILLS:
         write_union(suite, cache, modality, data_folder())
-    jobs = [(seed, name) for seed in options.seeds for name in (*SKILLS, JOINT_MODEL)]
+    models = {DECOUPLED: (*SKILLS, JOINT_MODEL), NAIVE: tuple(SKILLS)}
+    ways = options.kinds or suite.trainings
+    jobs = [(seed, way, name) for seed in options.seeds for way in ways for name in models[way]]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
-def _train_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, seed: int, name: str) -> None:
+def _train_one(
+    suite: Multimodal, cache: Cache, options: argparse.Namespace, seed: int, way: str, name: str
+) -> None:
     quiet(options.threads)
     unions = {one: suite.union(cache, one) for one in (SKILLS if name == JOINT_MODEL else (name,))}
-    folder, what = suite.trained(cache, seed, name), f"seed {seed} {name}"
+    folder, what = suite.trained(cache, seed, name, way), f"seed {seed} {name}, {way}"
     sets = inputs.read(data_folder())
-    marker = train(unions, sets, folder, suite.training, seed, lambda line: say(f"{what}: {line}"))
+    marker = train(unions, sets, folder, suite.how(way), seed, lambda line: say(f"{what}: {line}"))
     say(f"{what}: {marker['seconds']:.0f} s, loss {marker['losses'][-1]:.3f}")
 
 
@@ -55,6 +66,11 @@ def _merge_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, see
         bench.compose(composed)
     for row in merges(options.methods):
         bench.run(row)
+    if not all(suite.trained(cache, seed, name, NAIVE).exists() for name in SKILLS):
+        say(f"seed {seed}: no specialists with one LoRA for all tokens are trained, and so none is merged")
+        return
+    for row in naive_merges(options.methods):
+        MultimodalBench(suite, cache, seed, data_folder(), how, say, NAIVE).run(row)
 
 
 STEPS = {"train": _train, "merge": _merge, "report": report.write}

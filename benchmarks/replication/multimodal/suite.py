@@ -11,7 +11,7 @@ from benchmarks.replication import smollm
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.multimodal.decoupled import DecoupledTraining
 from benchmarks.replication.multimodal.questions import SKILLS
-from benchmarks.replication.multimodal.rows import JOINT_MODEL
+from benchmarks.replication.multimodal.rows import DECOUPLED, JOINT_MODEL, NAIVE
 from benchmarks.replication.suite import Base
 from benchmarks.replication.vision.suites import BASE, SHORT
 
@@ -33,7 +33,7 @@ class Multimodal:
     eyes: Base = BASE
     encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
     training: DecoupledTraining = field(default_factory=DecoupledTraining)
-    trainings: tuple[str, ...] = ()
+    trainings: tuple[str, ...] = (DECOUPLED, NAIVE)
     seeds: int = 3
     validation: int = 16
     test: int = 100
@@ -45,6 +45,7 @@ class Multimodal:
         return replace(
             self,
             name=f"{self.name}-fast",
+            trainings=(DECOUPLED,),
             lm=Base(partial(smollm.write, layers=3), "smollm2-fast"),
             eyes=SHORT,
             encoder=self.encoder | {"steps": 20},
@@ -87,13 +88,17 @@ class Multimodal:
         return cache.root / "untrained" / modality
 
     @staticmethod
-    def trained(cache: Cache, seed: int, name: str) -> Path:
-        """Return the folder of a specialist, by its modality, or of the joint model."""
-        return cache.specialist(seed, "decoupled", name)
+    def trained(cache: Cache, seed: int, name: str, way: str = DECOUPLED) -> Path:
+        """Return the folder of a specialist, by its modality and how it is trained, or of the joint model."""
+        return cache.specialist(seed, way, name)
 
-    def model(self, cache: Cache, seed: int, modality: str, trained: str = "") -> Path:
+    def how(self, way: str) -> DecoupledTraining:
+        """Return how specialists are trained in a way."""
+        return replace(self.training, apart=way == DECOUPLED)
+
+    def model(self, cache: Cache, seed: int, modality: str, trained: str = "", way: str = DECOUPLED) -> Path:
         """Return the folder of the multimodal model of a specialist, or of the joint training's modality."""
-        folder = self.trained(cache, seed, trained or modality)
+        folder = self.trained(cache, seed, trained or modality, way)
         return folder / f"model-{modality}" if trained == JOINT_MODEL else folder
 
 
