@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import submerge.calibrate
 from _calibrated import Calibrated, make_calibrated
 from _cli import ROOM, cli, merge
 from _mass_tasks import make, words
@@ -59,14 +61,17 @@ def test_measuring_alone_needs_no_file(recipe: Path) -> None:
     assert "written to" not in result.out
 
 
-def test_json_and_quiet(recipe: Path, tmp_path: Path) -> None:
+def test_json_and_quiet(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "c.json"
     result = cli("calibrate", recipe, "-o", out, "--json", "--steps", 1)
     assert result.json == json.loads(out.read_text())
     assert len(result.json["loss"]) == 2
+    learn = submerge.calibrate.calibrate_recipe
+    warned = lambda *given, **more: replace(learn(*given, **more), warnings=("look",))  # noqa: E731
+    monkeypatch.setattr(submerge.calibrate, "calibrate_recipe", warned)
     result = cli("calibrate", recipe, "-o", out, "-q", "--overwrite")
     assert result.out == f"{out}\n"
-    assert result.err == ""
+    assert result.err == "warning: look\n"
     assert len(json.loads(out.read_text())["loss"]) == 3
 
 

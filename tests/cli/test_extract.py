@@ -198,7 +198,7 @@ def test_plan_says_what_has_no_place(tmp_path: Path) -> None:
     assert "an adapter has no place for it" in explained.out
     result = merge(recipe, tmp_path / "out", "--verbose")
     assert "tensors: 5 merged, 2 left to the base" in result.out
-    assert "warning: 2 tensors differ from the base" in result.out
+    assert "warning: 2 tensors differ from the base" in result.err
     assert "q_proj.bias: left to the base: an adapter has no place for it" in result.err
 
 

@@ -87,7 +87,9 @@ def calibrate(
     if json:
         print_json(calibration.to_dict())
         return
-    if not quiet:
+    if quiet:
+        print_warnings(calibration.warnings)
+    else:
         _print(calibration)
     if plot is not None and not quiet:
         typer.echo(f"drawn in {plot}")
