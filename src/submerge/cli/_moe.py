@@ -53,7 +53,7 @@ def moe(
     folder: Folder = None,
     out: Out = None,
     plan: Annotated[
-        bool, typer.Option("--plan", "--dry-run", help="Say what would be made, from the headers alone.")
+        bool, typer.Option("--plan", "--dry-run", help="Say what would be made, and stop.")
     ] = False,
     device: Device = "cpu",
     threads: Threads = None,

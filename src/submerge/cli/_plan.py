@@ -54,7 +54,7 @@ def plan(
 ) -> None:
     """Check a recipe and its inputs, and say what a merge would read, compute and write.
 
-    Only the recipe and the files' headers are read. It may be one for a mixture of experts, too.
+    Of the models, headers and a few values are read. The recipe may be one for a mixture of experts, too.
     """
     source = source_of(recipe)
     chosen = settings(
