@@ -285,6 +285,7 @@ def test_what_is_refused_of_a_folder(served: Path, recipe: Path, tmp_path: Path)
         ((served, *data[:2], "--data", "task1=nothing.txt"), "cannot be read"),
         ((served, *data, "--steps", 3), "--steps does not go with a folder"),
         ((served, *data, "-o", tmp_path / "c.json"), "--out does not go with a folder"),
+        ((served, *data, "--overwrite"), "--overwrite does not go with a folder"),
         ((recipe, *data, "--steps", 0), "--data does not go with a recipe"),
         ((tmp_path, *data), "there is no submerge.json"),
     ):

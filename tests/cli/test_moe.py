@@ -117,6 +117,8 @@ def test_plan_takes_mixtures_too(recipe: Path) -> None:
     recipe.write_text(f"{RECIPE}name: mine\n")
     assert "unknown key 'name'" in cli("plan", recipe, *ROOM).err
     assert cli("plan", recipe, "--mergekit", "--json", *ROOM).json["mixture"]["layers"] == 2
+    refused = cli("plan", recipe, "--mergekit", "--as", "adapter", "--rank", 8, *ROOM)
+    assert (refused.code, "--as, --rank: a mixture of experts is no adapter" in refused.err) == (2, True)
 
 
 def test_explain_takes_mixtures_too(recipe: Path) -> None:
