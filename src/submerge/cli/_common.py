@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_new_files",
+    "check_picture",
     "document_title",
     "load",
     "load_documents",
