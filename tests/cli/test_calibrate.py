@@ -67,7 +67,10 @@ def test_json_and_quiet(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.json == json.loads(out.read_text())
     assert len(result.json["loss"]) == 2
     learn = submerge.calibrate.calibrate_recipe
-    warned = lambda *given, **more: replace(learn(*given, **more), warnings=("look",))  # noqa: E731
+
+    def warned(*given: Any, **more: Any) -> Any:
+        return replace(learn(*given, **more), warnings=("look",))
+
     monkeypatch.setattr(submerge.calibrate, "calibrate_recipe", warned)
     result = cli("calibrate", recipe, "-o", out, "-q", "--overwrite")
     assert result.out == f"{out}\n"

@@ -96,8 +96,8 @@ def test_factors_of_the_stacks_of_one_table_are_refused(tmp_path: Path) -> None:
     factors = {f"{name}.lora_embedding_A": torch.ones(2, 5) for name in names}
     factors |= {f"{name}.lora_embedding_B": torch.ones(4, 2) for name in names}
     factors |= {"lm_head.lora_A.weight": torch.ones(2, 4), "lm_head.lora_B.weight": torch.ones(5, 2)}
-    modules = {"target_modules": ["q", "shared"], "ensure_weight_tying": True}
-    adapter = open_adapter(str(by_hand(tmp_path, factors, **modules)))
+    folder = by_hand(tmp_path, factors, target_modules=["q", "shared"], ensure_weight_tying=True)
+    adapter = open_adapter(str(folder))
     shapes = {"q.weight": (3, 4), "shared.weight": (5, 4)}
     for of_base in (shapes, shapes | {f"{name}.weight": (5, 4) for name in names}):
         told = unfit(adapter, of_base)
