@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.replication.rows import CLASSES, DENSE, Rows
 
-__all__ = ["Domain", "Items"]
+__all__ = ["Domain", "Items", "by_length"]
 
 
 class Items(ABC):
@@ -38,6 +38,19 @@ class Items(ABC):
         batches = self.batches()
         order = torch.tensor([number for which in batches for number in which])
         return torch.cat([run(which) for which in batches])[order.argsort()]
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Return the numbers of rows of so many tokens, in batches of like lengths that hold about `tokens`.
+
+    Padding is counted; a row that is longer than that has a batch of its own.
+    """
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[i] > tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
 
 
 class Domain(ABC):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.replication.encoder import Domain, Items
+from benchmarks.replication.encoder import Domain, Items, by_length
 from benchmarks.replication.rows import CLASSES, Rows
 
 __all__ = ["Sentences"]
@@ -50,12 +50,7 @@ class _Sentences(Items):
 
     def batches(self) -> list[list[int]]:
         """Return the rows' numbers by length, in batches of about so many tokens."""
-        batches: list[list[int]] = [[]]
-        for i in sorted(range(len(self)), key=lambda i: len(self.ids[i])):
-            if batches[-1] and (len(batches[-1]) + 1) * len(self.ids[i]) > BATCH_TOKENS:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
+        return by_length([len(ids) for ids in self.ids], BATCH_TOKENS)
 
 
 @dataclass(frozen=True)

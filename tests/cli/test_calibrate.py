@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import submerge.calibrate
 from _calibrated import Calibrated, make_calibrated
 from _cli import ROOM, cli, merge
 from _mass_tasks import make, words
@@ -59,14 +61,20 @@ def test_measuring_alone_needs_no_file(recipe: Path) -> None:
     assert "written to" not in result.out
 
 
-def test_json_and_quiet(recipe: Path, tmp_path: Path) -> None:
+def test_json_and_quiet(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "c.json"
     result = cli("calibrate", recipe, "-o", out, "--json", "--steps", 1)
     assert result.json == json.loads(out.read_text())
     assert len(result.json["loss"]) == 2
+    learn = submerge.calibrate.calibrate_recipe
+
+    def warned(*given: Any, **more: Any) -> Any:
+        return replace(learn(*given, **more), warnings=("look",))
+
+    monkeypatch.setattr(submerge.calibrate, "calibrate_recipe", warned)
     result = cli("calibrate", recipe, "-o", out, "-q", "--overwrite")
     assert result.out == f"{out}\n"
-    assert result.err == ""
+    assert result.err == "warning: look\n"
     assert len(json.loads(out.read_text())["loss"]) == 3
 
 
@@ -280,6 +288,7 @@ def test_what_is_refused_of_a_folder(served: Path, recipe: Path, tmp_path: Path)
         ((served, *data[:2], "--data", "task1=nothing.txt"), "cannot be read"),
         ((served, *data, "--steps", 3), "--steps does not go with a folder"),
         ((served, *data, "-o", tmp_path / "c.json"), "--out does not go with a folder"),
+        ((served, *data, "--overwrite"), "--overwrite does not go with a folder"),
         ((recipe, *data, "--steps", 0), "--data does not go with a recipe"),
         ((tmp_path, *data), "there is no submerge.json"),
     ):

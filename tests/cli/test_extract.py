@@ -95,6 +95,8 @@ def test_requests_that_cannot_be(made: Tuned, tuned: Path, tmp_path: Path) -> No
     out, same = tmp_path / "out", write(tmp_path / "same", made.state, {"model_type": "llama"})
     matrix = "model.layers.0.self_attn.q_proj.weight"
     odd = write(tmp_path / "odd", made.state | {matrix: torch.ones(17, 16)})
+    norm = {"model.norm.weight": made.state["model.norm.weight"] + 1}
+    normed = write(tmp_path / "normed", made.state | norm, {"model_type": "llama"})
     lacking = write(tmp_path / "lacking", {n: t for n, t in made.state.items() if n != matrix})
     cases: list[tuple[object, object, tuple[object, ...], int, str]] = [
         (tuned, made.base, (), 2, "neither a rank nor an energy"),
@@ -106,6 +108,13 @@ def test_requests_that_cannot_be(made: Tuned, tuned: Path, tmp_path: Path) -> No
         (tuned, made.adapters[0], ("--rank", 4), 2, "where a model is needed"),
         (made.base, made.base, ("--rank", 4), 2, "is the base itself"),
         (same, made.base, ("--rank", 4), 1, "every merged update is zero"),
+        (
+            normed,
+            made.base,
+            ("--rank", 4),
+            1,
+            "no place for what differs from the base: model.norm.weight — ",
+        ),
         (odd, made.base, ("--rank", 4), 2, "shapes differ"),
         (odd, made.base, ("--rank", 4), 2, "output: {as: adapter, rank: 4}, rules: {shape: base}}"),
         (lacking, made.base, ("--energy", 0.9), 2, "as: adapter, energy: 0.9}, rules: {missing: base}}"),
@@ -198,7 +207,7 @@ def test_plan_says_what_has_no_place(tmp_path: Path) -> None:
     assert "an adapter has no place for it" in explained.out
     result = merge(recipe, tmp_path / "out", "--verbose")
     assert "tensors: 5 merged, 2 left to the base" in result.out
-    assert "warning: 2 tensors differ from the base" in result.out
+    assert "warning: 2 tensors differ from the base" in result.err
     assert "q_proj.bias: left to the base: an adapter has no place for it" in result.err
 
 

@@ -60,7 +60,7 @@ def test_one_of_several_documents_is_looked_at(made: Family, recipe: Path, tmp_p
     assert cli("inspect", *arguments, "--document", "first").json == plain
     for more, told in (
         ((), "it merges results of other documents, which are not there: first"),
-        (("--document", "second"), "no document is called 'second' — there is 'first'"),
+        (("--document", "second"), "no document is called 'second' — documents are called 'first'"),
     ):
         refused = cli("inspect", *arguments, *more)
         assert refused.code == 2

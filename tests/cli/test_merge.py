@@ -25,13 +25,14 @@ def test_merge_prints_the_path_and_a_summary(recipe: Path, tmp_path: Path) -> No
     assert result.err == ""
 
 
-def test_quiet_prints_the_path_alone(made: Family, tmp_path: Path) -> None:
+def test_quiet_leaves_the_path_and_warnings(made: Family, tmp_path: Path) -> None:
     write(made.tuned[0], read(made.tuned[0]) | {"extra": torch.ones(1)}, tokens={"a": 0, "b": 1})
     recipe = made.write_recipe("ties")
     for flag in ("-q", "--quiet"):
         result = merge(recipe, tmp_path / flag, flag)
         assert result.out == f"{tmp_path / flag}\n"
-        assert result.err == ""
+        assert all(line.startswith("warning: ") for line in result.err.splitlines())
+        assert "1 of its tensors have no place in the output (extra)" in result.err
 
 
 def test_warnings_go_to_stderr(made: Family, tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_plan_takes_mixtures_too(recipe: Path) -> None:
     recipe.write_text(f"{RECIPE}name: mine\n")
     assert "unknown key 'name'" in cli("plan", recipe, *ROOM).err
     assert cli("plan", recipe, "--mergekit", "--json", *ROOM).json["mixture"]["layers"] == 2
+    refused = cli("plan", recipe, "--mergekit", "--as", "adapter", "--rank", 8, *ROOM)
+    assert (refused.code, "--as, --rank: a mixture of experts is no adapter" in refused.err) == (2, True)
 
 
 def test_explain_takes_mixtures_too(recipe: Path) -> None:
@@ -182,7 +184,7 @@ def test_a_mixture_may_have_a_name(recipe: Path) -> None:
 def test_mixtures_where_they_cannot_be(recipe: Path) -> None:
     recipe.write_text(f"{MERGE}---\n{RECIPE}")
     for words, expected in (
-        (("moe", recipe, "out", *ROOM), "a second document starts here — submerge merge takes several"),
+        (("moe", recipe, "out", *ROOM), "a second document starts here — a recipe is one"),
         (("merge", recipe, "out", "--as", "adapter", *ROOM), "a mixture of experts is no adapter — leave"),
         (("inspect", recipe), "it makes a mixture of experts, and merges nothing — choose a --document"),
         (("explain", recipe, "-t", "nothing"), "no tensor matches 'nothing'"),

@@ -1,8 +1,10 @@
 """submerge plan."""
 
+import io
 import os
 from pathlib import Path
 
+import pytest
 import torch
 
 from _cli import ROOM, cli, merge
@@ -86,3 +88,12 @@ def test_plan_of_names_that_look_like_markup(tmp_path: Path) -> None:
         assert part in result.out
     assert ":smile:" in result.out.replace("\n", "")
     assert merge(recipe, tmp_path / "out").code == 0
+
+
+def test_standard_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO("merge_method: ties".encode("utf-16"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw, encoding="utf-8"))
+    result = cli("plan", "-")
+    assert (result.code, result.err) == (
+        2, "error: standard input: this is not UTF-8 text — is this a recipe?\n"
+    )  # fmt: skip

@@ -337,3 +337,19 @@ def test_the_result_is_that_of_mergekit_multi(root: Path) -> None:
         expected = read(root / theirs)
         for name, found in read(root / ours).items():
             torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=2e-6)
+
+
+def test_a_misspelt_document_is_answered_with_those_that_there_are(root: Path) -> None:
+    """Neither a file nor a repository may be meant."""
+    text = FIVE.replace("models: [both, further]", "models: [both, furhter]").replace(
+        "tokenizer_source: both", "tokenizer_source: boht"
+    )
+    with pytest.raises(RequestError) as caught:
+        plan_documents(load_documents(text), ROOM)
+    names = ["both", "further", "alone", "last"]
+    for spec, meant, others in (("furhter", "further", names), ("boht", "both", ["both", "alone", "last"])):
+        (told,) = [str(problem) for problem in caught.value.problems if spec in str(problem)]
+        called = ", ".join(f"'{name}'" for name in others)
+        assert f" — did you mean '{meant}'? documents are called {called}; check the path" in told
+    with pytest.raises(RequestError, match="no document is called 'lost' — did you mean 'last'"):
+        load_documents(FIVE).one("lost")

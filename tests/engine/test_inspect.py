@@ -290,3 +290,15 @@ def test_nan_is_named(form: Any, base: Path, tmp_path: Path) -> None:
     ]
     with pytest.raises(submerge.WorkError, match=f"tensor {UP}.*NaN or Inf"):
         inspected(recipe(*models, base=base))
+
+
+def test_what_of_adapters_deserves_a_look_is_told(tmp_path: Path) -> None:
+    models = [adapter(tmp_path / name, factors(2, seed)) for seed, name in enumerate("ab")]
+    for folder in models:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = f"org/base-of-{folder.name}"
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    inspection = inspected(recipe(*models))
+    (warning,) = inspection.warnings
+    assert warning.startswith("the adapters were trained on different models, as their files say: ")
+    assert Inspection.from_dict(inspection.to_dict()) == inspection

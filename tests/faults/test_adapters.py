@@ -134,9 +134,12 @@ def test_no_numbers_where_nothing_is_written(pair: Tuned, tmp_path: Path) -> Non
 def test_values_that_are_no_numbers_and_are_allowed(pair: Tuned, tmp_path: Path) -> None:
     shutil.copytree(pair.adapters[0], tmp_path / "a")
     tensors(lambda s: s[B][0, 0].fill_(float("nan")))(tmp_path / "a")
-    result = merge(recipe(pair, tmp_path / "a", tmp_path, "adapter"), tmp_path / "out", "--allow-nonfinite")
+    asked = recipe(pair, tmp_path / "a", tmp_path, "adapter")
+    result = merge(asked, tmp_path / "out", "--allow-nonfinite")
     assert result.code == 0, result.err
-    assert "warning: NaN or Inf in model.layers.0.self_attn.q_proj.weight: 1 in the output" in result.out
+    assert "warning: NaN or Inf in model.layers.0.self_attn.q_proj.weight: 1 in the output" in result.err
+    quiet = merge(asked, tmp_path / "q", "--allow-nonfinite", "-q")
+    assert (quiet.out, quiet.err) == (f"{tmp_path / 'q'}\n", result.err)
     report = submerge.verify(tmp_path / "out")
     assert report.sound, report.problems
     assert report.nonfinite == {B: 1}

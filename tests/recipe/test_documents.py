@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from submerge.errors import RequestError
-from submerge.recipe import load_documents
+from submerge.recipe import load_documents, load_mixture, load_recipe
 
+LINEAR = "merge_method: linear\nmodels: [a, b]\nparameters: {weight: 1}\n"
+MIXTURE = "base_model: base\ngate_mode: random\nexperts: [{source_model: a}, {source_model: b}]\n"
 RESULT = "merge_method: slerp\nbase_model: both\nmodels: [both, org/second]\nparameters: {t: 0.5}\n"
 BOTH = "name: both\nmerge_method: linear\nmodels: [a, b]\nparameters: {weight: 1}\n"
 SECOND = """\
@@ -117,6 +119,21 @@ def test_problems_of_all_documents_come_together() -> None:
     found = problems(joined(RESULT.replace("0.5", "many"), BOTH + "zzz: 1\n", SECOND), mergekit=True)
     assert [problem.split(":")[1] for problem in found] == ["4"]
     assert problems(joined(BOTH, "a: [\n"))[0].startswith("recipe:7: this is not YAML")
+
+
+def test_empty_documents_are_none_wherever_a_recipe_is_read() -> None:
+    """A `---` at the end begins a document in which nothing stands."""
+    for text in (f"{LINEAR}---\n", f"---\n---\n{LINEAR}...\n---\n~\n---\n# the end\n"):
+        assert [entry.model for entry in load_recipe(text).models] == ["a", "b"]
+    assert load_mixture(f"{MIXTURE}---\n").base == "base"
+
+
+def test_what_cannot_be_read_in_a_later_document_is_told() -> None:
+    """It was taken for an empty one."""
+    text = f"{LINEAR}--- !mine x\n"
+    assert any("YAML tag '!mine' is not allowed" in problem for problem in problems(text))
+    with pytest.raises(RequestError, match="recipe:4: a second document starts here — a recipe is one"):
+        load_recipe(text)
 
 
 def test_the_output_of_the_command_line_is_that_of_the_result() -> None:

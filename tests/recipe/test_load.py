@@ -141,7 +141,8 @@ def test_all_problems_come_together_in_the_order_of_lines(problems):
         ("experts: []", "'experts' is not supported"),
         ("gate_mode: hidden", "'gate_mode' is not supported"),
         ("experts_per_token: 2", "'experts_per_token' is not supported"),
-        ("chat_template: chatmi", "unknown chat template 'chatmi' — one of auto, alpaca, chatml,"),
+        ("chat_template: chatmi", "unknown chat template 'chatmi' — did you mean 'chatml'?"),
+        ("chat_template: own", "unknown chat template 'own' — one of auto, alpaca, chatml,"),
         (
             "chat_template: '{% for x %}'",
             "the chat template is no Jinja (expected token 'in', got 'end of statement block', in its",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from submerge.errors import RequestError
 from submerge.methods import Method
 from submerge.recipe import load_recipe, resolve, resolve_layers
 
@@ -151,3 +152,12 @@ def test_an_option_of_all_models_is_given_somewhere(
     assert problems(text.replace("base_model: a\n", "parameters: {t: 1}\n")) == [
         "recipe:4: must needs a base_model — add 'base_model: …', to the recipe or to the slice"
     ]
+
+
+def test_each_problem_of_a_stack_has_a_hint_of_its_own() -> None:
+    text = "merge_method: mass\nbase_model: a\nslices: [{sources: [{model: b, layer_range: [0, 2]}]}]\n"
+    with pytest.raises(RequestError) as caught:
+        load_recipe(text + "output: {as: adapter}\n")
+    hints = {problem.where: problem.hint for problem in caught.value.problems}
+    assert hints["recipe:1"] == "list the models under 'models', and stack the layers of the result"
+    assert hints["recipe:4"] == "an adapter has the layers of its base: list the models under 'models'"

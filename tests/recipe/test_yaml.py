@@ -4,11 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from submerge.errors import RequestError
-from submerge.recipe._yaml import parse_yaml
+from submerge.recipe._yaml import Document, parse_documents
+
+
+def parsed(text: str) -> Document:
+    document, *_ = parse_documents(text, "r.yaml")
+    return document
 
 
 def read(text):
-    document = parse_yaml(text, "r.yaml")
+    document = parsed(text)
     document.report.raise_if_any()
     return document.data
 
@@ -20,7 +25,7 @@ def refused(text):
 
 
 def test_positions_are_those_of_keys_and_entries():
-    positions = parse_yaml("a: 1\nb:\n  - c: x\n    d: [1, 2]\n", "r").report.positions
+    positions = parsed("a: 1\nb:\n  - c: x\n    d: [1, 2]\n").report.positions
     assert positions["a",] == (1, 1)
     assert positions["b",] == (2, 1)
     assert positions["b", 0] == (3, 5)
@@ -57,7 +62,7 @@ def test_dates_stay_text():
 
 
 def test_merged_keys_keep_the_line_of_their_own_entry():
-    positions = parse_yaml("m: &m {x: 1, y: 2}\nn:\n  <<: *m\n  y: 3\n", "r").report.positions
+    positions = parsed("m: &m {x: 1, y: 2}\nn:\n  <<: *m\n  y: 3\n").report.positions
     assert positions["n", "y"] == (4, 3)
     assert positions["n", "x"] == (1, 8)
 
@@ -72,8 +77,6 @@ def test_every_duplicate_is_told_with_both_lines():
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("a: 1\n---\nb: 2\n", 3, "second document"),
-        ("a: 1\n...\n---\n...\n", 4, "second document"),
         ("a:\n  b: [1\nc: 2\n", 3, "close each [ and {"),
         ("a:\n\tb: 1\n", 2, "indent with spaces"),
         ("a: *nobody\n", 1, "undefined alias"),
@@ -125,7 +128,7 @@ def test_aliases_cannot_stand_for_more_than_memory_holds():
 def test_no_text_gives_a_traceback(text):
     found = ()
     try:
-        parse_yaml(text, "r.yaml")
+        parse_documents(text, "r.yaml")
     except RequestError as error:
         found = error.problems
     assert all(problem.where.startswith("r.yaml:") for problem in found)

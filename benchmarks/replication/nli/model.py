@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.replication.encoder import Items
+from benchmarks.replication.encoder import Items, by_length
 from benchmarks.replication.nli.tasks import words
 from benchmarks.replication.rows import Rows
 
@@ -49,12 +49,7 @@ class Prompts(Items):
 
     def batches(self) -> list[list[int]]:
         """Return the rows' numbers by length, in batches of about so many tokens."""
-        batches: list[list[int]] = [[]]
-        for i in sorted(range(len(self)), key=lambda i: len(self.ids[i])):
-            if batches[-1] and (len(batches[-1]) + 1) * len(self.ids[i]) > BATCH_TOKENS:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
+        return by_length([len(ids) for ids in self.ids], BATCH_TOKENS)
 
 
 @lru_cache

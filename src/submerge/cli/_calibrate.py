@@ -60,7 +60,8 @@ def calibrate(
     Example:  submerge calibrate served/ --data requests.jsonl
     """
     if recipe.is_dir():
-        _check_flags("a folder", {"--out": out, "--steps": steps, "--plot": plot, "--document": document})
+        of_recipes = {"--out": out, "--steps": steps, "--plot": plot, "--document": document}
+        _check_flags("a folder", of_recipes | {"--overwrite": overwrite or None})
         calibrate_router(recipe, data or [], samples, device, json=json, quiet=quiet)
         return
     _check_flags("a recipe", {"--data": data, "--samples": samples})
@@ -87,7 +88,9 @@ def calibrate(
     if json:
         print_json(calibration.to_dict())
         return
-    if not quiet:
+    if quiet:
+        print_warnings(calibration.warnings)
+    else:
         _print(calibration)
     if plot is not None and not quiet:
         typer.echo(f"drawn in {plot}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_new_files",
+    "check_picture",
     "document_title",
     "load",
     "load_documents",
@@ -119,7 +120,13 @@ def _hinted(load: Callable[[bool], T], mergekit: bool) -> T:
 
 def source_of(path: Path) -> str | Path:
     """Return the path of a recipe, or the text on standard input where it is called -."""
-    return f"{sys.stdin.read()}\n" if str(path) == "-" else path
+    if str(path) != "-":
+        return path
+    try:
+        return f"{sys.stdin.read()}\n"
+    except UnicodeDecodeError:
+        hint = "is this a recipe?"
+        raise RequestError(Problem("this is not UTF-8 text", "standard input", hint)) from None
 
 
 def _parse_size(text: str, flag: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import check_picture, load, print_json, settings
+from submerge.cli._common import check_picture, load, print_json, print_warnings, settings
 from submerge.cli._options import Document, Json, Memory, OverwritePicture, Pickle, Plot, Recipe, Threads
 from submerge.cli._progress import progress
 
@@ -59,6 +59,7 @@ def inspect(
     if json:
         print_json(inspection.to_dict())
         return
+    print_warnings(inspection.warnings)
     _print(inspection)
     if plot is not None:
         typer.echo(f"drawn in {plot}")

@@ -37,7 +37,7 @@ from submerge.cli._options import (
     Threads,
 )
 from submerge.cli._progress import progress
-from submerge.cli._summary import print_notes, print_summary
+from submerge.cli._summary import print_late_warnings, print_notes, print_summary
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan, MergeReport
@@ -98,10 +98,9 @@ def merge(
             print(f"{document_title(name)}: {state}", file=sys.stderr)
         if plan is not None:
             plans[name] = plan
-            print_notes(plan, quiet=quiet, verbose=verbose)
+            print_notes(plan, verbose=verbose)
 
-    if not quiet:
-        print_warnings(documents.warnings)
+    print_warnings(documents.warnings)
     with resumable(out), progress(quiet) as show:
         reports = engine.merge_documents(
             documents,
@@ -119,13 +118,15 @@ def merge(
         print_json({"out": str(out), "documents": printed} if several else next(iter(printed.values())))
         return
     typer.echo(str(out if several else next(iter(reports.values())).out))
+    for name, report in reports.items():
+        print_late_warnings(report, plans[name].warnings)
     if not quiet:
-        _print(reports, plans, several=several)
+        _print(reports, several=several)
 
 
-def _print(reports: Mapping[str, MergeReport], plans: Mapping[str, MergePlan], *, several: bool) -> None:
+def _print(reports: Mapping[str, MergeReport], *, several: bool) -> None:
     """Print what each merge did and cost; of `several` documents under its title."""
     for name, report in reports.items():
         if several:
             typer.echo(document_title(name))
-        print_summary(report, plans[name].warnings)
+        print_summary(report)

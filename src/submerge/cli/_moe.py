@@ -26,7 +26,7 @@ from submerge.cli._options import (
 )
 from submerge.cli._plan import print_plan_of
 from submerge.cli._progress import progress
-from submerge.cli._summary import print_notes, print_summary
+from submerge.cli._summary import print_late_warnings, print_notes, print_summary
 from submerge.errors import Problem, RequestError
 
 Recipe = Annotated[
@@ -53,7 +53,7 @@ def moe(
     folder: Folder = None,
     out: Out = None,
     plan: Annotated[
-        bool, typer.Option("--plan", "--dry-run", help="Say what would be made, from the headers alone.")
+        bool, typer.Option("--plan", "--dry-run", help="Say what would be made, and stop.")
     ] = False,
     device: Device = "cpu",
     threads: Threads = None,
@@ -92,7 +92,7 @@ def moe(
     if out is None:
         print_plan_of(planned, json=json)
         return
-    print_notes(planned, quiet=quiet, verbose=verbose)
+    print_notes(planned, verbose=verbose)
     with resumable(out), progress(quiet) as show:
         report = engine.moe(
             planned, out, resume=resume, overwrite=overwrite, progress=show, prompt_progress=show
@@ -101,5 +101,6 @@ def moe(
         print_json(report.to_dict())
         return
     typer.echo(str(report.out))
+    print_late_warnings(report, planned.warnings)
     if not quiet:
-        print_summary(report, planned.warnings)
+        print_summary(report)

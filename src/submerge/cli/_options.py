@@ -69,7 +69,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from an interrupte
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
 OverwritePicture = Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the path alone, and warnings.")]
 Document = Annotated[
     str | None, typer.Option(help="Of several documents, the name of the one; by default the result's.")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from submerge.cli._options import (
     Shard,
     Threads,
 )
-from submerge.errors import few, size
+from submerge.errors import Problem, RequestError, few, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,7 @@ def plan(
 ) -> None:
     """Check a recipe and its inputs, and say what a merge would read, compute and write.
 
-    Only the recipe and the files' headers are read. It may be one for a mixture of experts, too.
+    Of the models, headers and a few values are read. The recipe may be one for a mixture of experts, too.
     """
     source = source_of(recipe)
     chosen = settings(
@@ -68,6 +69,7 @@ def plan(
     from submerge.recipe import is_mixture
 
     if is_mixture(source):
+        _check_no_adapter({"--as": form, "--rank": rank, "--energy": energy})
         print_plan_of(engine.plan_mixture(load_mixture(source, mergekit=mergekit), chosen), json=json)
         return
     documents = load_documents(source, form, rank, energy, mergekit=mergekit)
@@ -79,6 +81,13 @@ def plan(
         print_json(*described.values())
     else:
         print_plan(*described.values())
+
+
+def _check_no_adapter(flags: Mapping[str, object]) -> None:
+    """Refuse flags that say something of an adapter, where a mixture of experts is planned."""
+    if given := [flag for flag, value in flags.items() if value not in (None, "checkpoint")]:
+        hint = f"leave {few(given)} out"
+        raise RequestError(Problem("a mixture of experts is no adapter", few(given), hint))
 
 
 def print_plan_of(merge_plan: MergePlan, *, json: bool) -> None:

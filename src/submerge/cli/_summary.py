@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from submerge.cli._common import print_warnings
-from submerge.errors import size
+from submerge.errors import counted, size
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan, MergeReport
 
-__all__ = ["print_notes", "print_summary"]
+__all__ = ["print_late_warnings", "print_notes", "print_summary"]
+
+_MOST_LINES = 10
+"""Tensors of one kind that have lines of their own."""
 
 _TREATED = {
     "merge": "merged",
@@ -26,10 +29,9 @@ _TREATED = {
 }
 
 
-def print_notes(plan: MergePlan, *, quiet: bool, verbose: bool) -> None:
+def print_notes(plan: MergePlan, *, verbose: bool) -> None:
     """Print on standard error what deserves a look, and if asked for, what is not merged as it is."""
-    if not quiet:
-        print_warnings(plan.warnings)
+    print_warnings(plan.warnings)
     if verbose:
         _print_reasons(plan)
 
@@ -43,8 +45,24 @@ def _print_reasons(plan: MergePlan) -> None:
             print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
 
 
-def print_summary(report: MergeReport, printed: Sequence[str]) -> None:
-    """Print what a merge did and cost, without the warnings that were printed before it began."""
+def print_late_warnings(report: MergeReport, printed: Sequence[str]) -> None:
+    """Print on standard error the warnings of a merge that were not printed before it began."""
+    print_warnings(line for line in report.warnings if line not in printed)
+    nonfinite = [
+        f"NaN or Inf in {name}: {', '.join(f'{count} in {where}' for where, count in counts.items())}"
+        for name, counts in report.nonfinite.items()
+    ]
+    print_warnings(_first(nonfinite, "NaN or Inf in {} more"))
+
+
+def _first(lines: Sequence[str], rest: str) -> list[str]:
+    """Return the first lines of those of single tensors, and one with the number of the `rest`."""
+    left = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], *([rest.format(counted(left, "tensor"))] if left > 0 else [])]
+
+
+def print_summary(report: MergeReport) -> None:
+    """Print what a merge did and cost."""
     tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
     lines = [
         f"{report.seconds:.1f} s · read {size(report.bytes_read)}, wrote {size(report.bytes_written)} · "
@@ -58,14 +76,13 @@ def print_summary(report: MergeReport, printed: Sequence[str]) -> None:
         steps, seconds = report.calibration["steps"], report.calibration["seconds"]
         lines.append(f"weights learned in {steps} steps, {seconds:.1f} s: loss {first:.5f} → {last:.5f}")
     lines += _figures(report)
-    lines += [f"warning: {line}" for line in report.warnings if line not in printed]
     if report.resumed:
         lines.append(f"{report.resumed} ranges taken over from the interrupted run")
-    for name, models in list(report.differs.items())[:10]:
-        lines.append(f"note: {name} is kept from the base; it is not the same in {', '.join(models)}")
-    for name, counts in list(report.nonfinite.items())[:10]:
-        places = ", ".join(f"{count} in {where}" for where, count in counts.items())
-        lines.append(f"warning: NaN or Inf in {name}: {places}")
+    differs = [
+        f"{name} is kept from the base; it is not the same in {', '.join(models)}"
+        for name, models in report.differs.items()
+    ]
+    lines += [f"note: {line}" for line in _first(differs, "as much holds for {} more")]
     if report.serve:
         lines.append(f"serve it with vLLM: {report.serve}")
     for line in lines:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from submerge.arguments import checked
 from submerge.engine._inspection import Inspection, MatrixOverlap
 from submerge.engine._matrix_overlap import matrix_overlap
-from submerge.engine.plan import MergePlan, Settings, TensorPlan, make_plan
+from submerge.engine.plan import MergePlan, Settings, TensorPlan, adapter_warnings, make_plan
 from submerge.engine.work import (
     ChunkReader,
     Pass,
@@ -92,7 +92,8 @@ def inspect_updates(
     untouched = tuple(
         tensor.name for tensor, overlap in zip(tensors, overlaps, strict=True) if overlap is None
     )
-    return Inspection(_labels(asked), matrices, untouched, rank)
+    warnings = adapter_warnings(plan.models, of_one_base=plan.composition is None)
+    return Inspection(_labels(asked), matrices, untouched, rank, tuple(warnings))
 
 
 def _for_inspection(recipe: Recipe) -> Recipe:

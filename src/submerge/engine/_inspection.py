@@ -80,6 +80,8 @@ class Inspection:
         matrices: the weight matrices that a model changes, by layers.
         untouched: the names of those that none changes.
         rank: the most singular directions of an update that were compared; None for the default.
+        warnings: what of the adapters deserves a look, a sentence each: parts of them that are left out, and
+            bases that they were not trained on.
 
     Examples:
         >>> import submerge
@@ -99,6 +101,7 @@ class Inspection:
     matrices: tuple[MatrixOverlap, ...]
     untouched: tuple[str, ...] = ()
     rank: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain data for JSON."""
@@ -112,6 +115,7 @@ class Inspection:
             matrices=tuple(map(_matrix, content["matrices"])),
             untouched=tuple(content["untouched"]),
             rank=content["rank"],
+            warnings=tuple(content.get("warnings", ())),
         )
 
 

@@ -4,7 +4,15 @@ from submerge.names._assembly import assembled
 from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
 from submerge.names._fused import fused_layout, is_fused, may_be_fused
-from submerge.names._layers import depths, is_before_layers, is_further, layer_of, layer_stacks, with_layer
+from submerge.names._layers import (
+    depths,
+    is_before_layers,
+    is_further,
+    layer_index,
+    layer_of,
+    layer_stacks,
+    with_layer,
+)
 from submerge.names._match import (
     NameMatch,
     has_match,
@@ -54,6 +62,7 @@ __all__ = [
     "is_further",
     "is_fused",
     "is_output_head",
+    "layer_index",
     "layer_of",
     "layer_stacks",
     "loadable_model",

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["depths", "is_before_layers", "is_further", "layer_of", "layer_stacks", "with_layer"]
+__all__ = [
+    "depths",
+    "is_before_layers",
+    "is_further",
+    "layer_index",
+    "layer_of",
+    "layer_stacks",
+    "with_layer",
+]
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
@@ -18,6 +26,12 @@ def layer_of(name: str) -> tuple[str, int] | None:
         if part.isascii() and part.isdigit() and len(part) <= 9:
             return ".".join(parts[:position]), int(part)
     return None
+
+
+def layer_index(name: str) -> int:
+    """Return the layer's index in a tensor's name, 0 for a name without a number."""
+    place = layer_of(name)
+    return place[1] if place else 0
 
 
 def depths(names: Iterable[str]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from submerge.recipe._data_spec import (
     data_format,
     data_spec,
 )
-from submerge.recipe._documents import Documents, load_documents
+from submerge.recipe._documents import Documents, document_hint, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._load_mixture import is_mixture, load_mixture
 from submerge.recipe._mergekit import to_mergekit
@@ -69,6 +69,7 @@ __all__ = [
     "data_files",
     "data_format",
     "data_spec",
+    "document_hint",
     "is_mixture",
     "load_documents",
     "load_mixture",

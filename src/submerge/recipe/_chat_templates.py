@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from submerge.errors import did_you_mean
 from submerge.recipe._problems import Report, show
 
 __all__ = ["CHAT_TEMPLATES", "read_chat_template"]
@@ -90,8 +91,9 @@ def read_chat_template(raw: object, report: Report) -> str | None:
             hint = "mend it, or name a format, such as chatml"
             report.add(f"the chat template is no Jinja ({fault})", ("chat_template",), hint)
         return raw
-    names = ", ".join(("auto", *CHAT_TEMPLATES))
-    report.add(f"unknown chat template {show(raw)}", ("chat_template",), f"one of {names}, or Jinja")
+    names = ("auto", *CHAT_TEMPLATES)
+    hint = did_you_mean(raw if isinstance(raw, str) else "", names, f"one of {', '.join(names)}, or Jinja")
+    report.add(f"unknown chat template {show(raw)}", ("chat_template",), hint)
     return None
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError, did_you_mean, few
 from submerge.methods import Method
 from submerge.recipe._load import read_recipe
 from submerge.recipe._load_mixture import describes_mixture, read_mixture
@@ -18,7 +18,7 @@ from submerge.recipe._problems import show
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._source import RecipeSource, open_documents
 
-__all__ = ["Documents", "load_documents"]
+__all__ = ["Documents", "document_hint", "load_documents"]
 
 MODEL_KEYS = frozenset({"model", "base_model", "source_model", "tokenizer_source", "source", "path", "lora"})
 """The keys of mergekit whose values can name a model, wherever they stand."""
@@ -69,10 +69,8 @@ class Documents:
         by_name = {recipe.name: recipe for recipe in self.recipes}
         recipe = by_name.get(name) if name else self.result or self.recipes[-1]
         if recipe is None:
-            named = few([show(other) for other in by_name if other], 8) or "none with a name"
-            raise RequestError(
-                Problem(f"no document is called {show(name)}", "--document", f"there is {named}")
-            )
+            hint = document_hint(name or "", [other for other in by_name if other])
+            raise RequestError(Problem(f"no document is called {show(name)}", "--document", hint))
         if isinstance(recipe, MixtureRecipe):
             what = "it makes a mixture of experts, and merges nothing"
             raise RequestError(Problem(what, recipe.name or "the result's document", "choose a --document"))
@@ -83,6 +81,14 @@ class Documents:
             )
             raise RequestError(Problem(what, recipe.name or "the result's document", hint))
         return recipe
+
+
+def document_hint(name: str, documents: Sequence[str]) -> str:
+    """Return which of the documents may be meant by a name that none of them has, and what all are called."""
+    if not documents:
+        return "there is none with a name"
+    called = f"documents are called {few([show(document) for document in documents], 8)}"
+    return f"{did_you_mean(name, documents, '')} {called}".lstrip()
 
 
 def load_documents(
@@ -137,7 +143,10 @@ def _ordered(recipes: Sequence[Recipe], sources: Mapping[str, RecipeSource]) -> 
         where = sources[names[0]].report.where(("name",))
         hint = "a document can merge the results of others, and none of its own"
         raise RequestError(Problem(f"these documents need each other: {circle}", where, hint)) from None
-    by_name = {recipe.name: recipe for recipe in recipes}
+    by_name = {
+        recipe.name: replace(recipe, documents=tuple(n for n in sources if n not in ("", recipe.name)))
+        for recipe in recipes
+    }
     result = by_name.get("")
     needed = {""} if result else set(uses)
     for name in reversed(order):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from submerge.arguments import is_finite_number
-from submerge.errors import Problem, RequestError, did_you_mean
+from submerge.errors import RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._sections import read_count, read_dtype, read_name, read_seed
-from submerge.recipe._source import RecipeSource, check_mapping, open_documents
+from submerge.recipe._source import RecipeSource, check_mapping, open_documents, open_source
 from submerge.recipe._specs import read_spec
 
 __all__ = ["describes_mixture", "is_mixture", "load_mixture", "read_mixture"]
@@ -47,12 +47,7 @@ def load_mixture(source: str | Path | Mapping[str, Any], *, mergekit: bool = Fal
         >>> load_mixture({"base_model": "base", "experts": experts}).gate_mode
         'hidden'
     """
-    opened, *others = open_documents(source, lenient=mergekit)
-    if others:
-        where = others[0].report.where(())
-        hint = "submerge merge takes several, with mixtures among them"
-        raise RequestError(Problem("a second document starts here", where, hint))
-    return read_mixture(opened)
+    return read_mixture(open_source(source, lenient=mergekit))
 
 
 def read_mixture(opened: RecipeSource, *, named: bool = False) -> MixtureRecipe:

@@ -7,12 +7,11 @@ from typing import Any
 
 from submerge.errors import did_you_mean
 from submerge.methods import REQUIRED, Method, Option
+from submerge.recipe._coefficients import WEIGHT
 from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "parameter_names", "read_parameters", "single_values", "warn_of_gradients"]
-
-WEIGHT = "weight"
 
 _NO_EFFECT = ("int8_mask",)
 """Parameters of mergekit that change no result: it reads them for any method, in any place."""

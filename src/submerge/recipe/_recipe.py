@@ -54,6 +54,7 @@ class Recipe:
         path: the recipe's file, if it was one.
         text: its YAML.
         name: what the result is called, by which other documents of a file can name it as a model.
+        documents: what the results of the file's other documents are called.
         parts: results of other documents by their names: the folder of each, or what is planned of it.
         warnings: what is ignored, as by mergekit.
         positions: the line of each key.
@@ -90,6 +91,7 @@ class Recipe:
     modality_tokens: ModalityTokens = "own"
     stack: tuple[ModuleSlices, ...] = ()
     name: str = ""
+    documents: tuple[str, ...] = ()
     parts: Mapping[str, Path | Checkpoint] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
 

@@ -75,8 +75,8 @@ class SliceReader:
                 self.report.add(f"'{key}' does not go with layers that are stacked", (key,), hint)
         if form.form == "adapter":
             what = "layers are stacked into a checkpoint, and an adapter is asked for"
-            hint = "an adapter has the layers of its base: list the models under 'models'"
-            self.report.add(what, ("output",), hint)
+            as_adapter = "an adapter has the layers of its base: list the models under 'models'"
+            self.report.add(what, ("output",), as_adapter)
         method = self.method
         if method is not None and (method.gate or method.calibration or method.moments):
             what = f"{method.name} goes by inputs of whole models, and layers are stacked here"

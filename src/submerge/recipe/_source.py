@@ -13,7 +13,7 @@ import yaml
 
 from submerge.errors import Problem, RequestError
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_documents, parse_yaml
+from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, Document, parse_documents
 
 __all__ = ["RecipeSource", "check_mapping", "open_documents", "open_source"]
 
@@ -29,12 +29,16 @@ class RecipeSource:
 
 
 def open_source(source: str | Path | Mapping[str, Any], *, lenient: bool = False) -> RecipeSource:
-    """Return the data of a recipe file (a path), of YAML text (a str with a line end), or of a mapping."""
-    if isinstance(source, Mapping):
-        return _from_mapping(source, lenient=lenient)
-    text, name, path = _text(source)
-    document = parse_yaml(text, name, lenient=lenient)
-    return RecipeSource(document.data, document.report, path, text)
+    """Return the data of a recipe file (a path), of YAML text (a str with a line end), or of a mapping.
+
+    As `open_documents`; a second document that holds something is noted as a problem.
+    """
+    opened, *others = open_documents(source, lenient=lenient)
+    if others:
+        line = others[0].report.line(()) or 1
+        hint = "a recipe is one document here; `submerge merge` takes several, with mixtures among them"
+        opened.report.add_at("a second document starts here", line, hint)
+    return opened
 
 
 def open_documents(source: str | Path | Mapping[str, Any], *, lenient: bool = False) -> list[RecipeSource]:
@@ -43,8 +47,13 @@ def open_documents(source: str | Path | Mapping[str, Any], *, lenient: bool = Fa
         return [_from_mapping(source, lenient=lenient)]
     text, name, path = _text(source)
     documents = parse_documents(text, name, lenient=lenient)
-    documents = [document for document in documents if document.data is not None] or documents[:1]
+    documents = [document for document in documents if not _is_empty(document)] or documents[:1]
     return [RecipeSource(document.data, document.report, path, text) for document in documents]
+
+
+def _is_empty(document: Document) -> bool:
+    """Return whether nothing stands in a document, not even what cannot be read."""
+    return document.data is None and not document.report.problems
 
 
 def check_mapping(opened: RecipeSource, first: str) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from submerge.recipe._problems import KeyPath, Report, show
 
-__all__ = ["MAX_BITS", "MAX_BYTES", "MAX_DEPTH", "Document", "parse_documents", "parse_yaml"]
+__all__ = ["MAX_BITS", "MAX_BYTES", "MAX_DEPTH", "Document", "parse_documents"]
 
 MAX_BYTES = 1 << 20
 """The largest text that is read as a recipe."""
@@ -56,19 +56,6 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
-
-
-def parse_yaml(text: str, name: str, *, lenient: bool = False) -> Document:
-    """Return the data of one YAML document and where each value was written.
-
-    As `parse_documents`; a second document is noted as a problem.
-    """
-    first, *others = parse_documents(text, name, lenient=lenient)
-    if others:
-        line = others[0].report.line(()) or 1
-        hint = "a recipe is one document here; `submerge merge` takes several"
-        first.report.add_at("a second document starts here", line, hint)
-    return first
 
 
 def parse_documents(text: str, name: str, *, lenient: bool = False) -> list[Document]:

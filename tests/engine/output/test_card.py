@@ -54,6 +54,7 @@ def test_tasks_of_a_gate_come_with_the_code_that_loads_them() -> None:
     usage = ("out = model(**inputs, shares={{task}: 1})",)
     text = model_card(**FIELDS | {"tasks": ("law", "chess"), "usage": usage})
     assert "serves 2 tasks as one model: `law`, `chess`" in text
+    assert "`pipeline(model=…)`) loads one plain checkpoint, which knows no tasks" in text
     assert "submerge.load('merged')" in text
     assert "out = model(**inputs, shares={'law': 1})\n```" in text
 

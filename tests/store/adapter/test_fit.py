@@ -90,6 +90,21 @@ def test_tied_heads(tmp_path: Path, option: str) -> None:
             torch.testing.assert_close(found, expected + update(wanted, "lm_head.weight", expected.shape))
 
 
+def test_factors_of_the_stacks_of_one_table_are_refused(tmp_path: Path) -> None:
+    """PEFT ties those of a T5's head to those of the table, and trains encoder's and decoder's apart."""
+    names = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+    factors = {f"{name}.lora_embedding_A": torch.ones(2, 5) for name in names}
+    factors |= {f"{name}.lora_embedding_B": torch.ones(4, 2) for name in names}
+    factors |= {"lm_head.lora_A.weight": torch.ones(2, 4), "lm_head.lora_B.weight": torch.ones(5, 2)}
+    folder = by_hand(tmp_path, factors, target_modules=["q", "shared"], ensure_weight_tying=True)
+    adapter = open_adapter(str(folder))
+    shapes = {"q.weight": (3, 4), "shared.weight": (5, 4)}
+    for of_base in (shapes, shapes | {f"{name}.weight": (5, 4) for name in names}):
+        told = unfit(adapter, of_base)
+        assert "has factors of decoder.embed_tokens.weight, encoder.embed_tokens.weight, which PEFT" in told
+        assert "modules_to_save=['embed_tokens']" in told
+
+
 def test_old_prefixes(tmp_path: Path) -> None:
     """An adapter whose names are those of an older Transformers fits a base with today's."""
     options = {"r": 2, "target_modules": ["q_proj", "k_proj"]}

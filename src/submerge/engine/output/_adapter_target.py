@@ -101,8 +101,7 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
     def complete(self, writer: AdapterWriter, records: Records) -> None:
         """Write the adapter; raise `WorkError` where there is nothing in it."""
         if not writer.rank:
-            what = "every merged update is zero: there is nothing for an adapter to hold"
-            raise WorkError(f"{self.output.out}: {what} — look at the models and their weights")
+            raise WorkError(f"{self.output.out}: {_nothing(_left_out(records))}")
         base, revision = adapter_base(self.plan)
         writer.finish(
             base=base,
@@ -148,12 +147,30 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
     def warnings(self, records: Records) -> list[str]:
         """Return what the method warns of, and what was found to be left out, if anything was."""
         warnings = super().warnings(records)
-        left_out = [name for name, figures in records.figures().items() if figures.get("left_out")]
+        left_out = _left_out(records)
         if not left_out:
             return warnings
         count = "1 tensor differs" if len(left_out) == 1 else f"{len(left_out)} tensors differ"
         have = "has" if len(left_out) == 1 else "have"
         return [*warnings, f"{count} from the base and {have} no place in an adapter: {few(left_out)}"]
+
+
+def _left_out(records: Records) -> list[str]:
+    """Return the tensors that differ from the base's, and that an adapter has no place for."""
+    return [name for name, figures in records.figures().items() if figures.get("left_out")]
+
+
+def _nothing(left_out: Sequence[str]) -> str:
+    """Return why there is nothing in an adapter: all that differs has no place in it, or nothing does."""
+    if not left_out:
+        return (
+            "every merged update is zero: there is nothing for an adapter to hold — look at the models and "
+            "their weights"
+        )
+    return (
+        f"an adapter has no place for what differs from the base: {few(left_out)} — it holds updates of "
+        "matrices, and packed experts, biases and norms are none: write a checkpoint, or take the fine-tune"
+    )
 
 
 def spelling(plan: MergePlan) -> Callable[[str], str]:

@@ -20,6 +20,8 @@ _BLANK = {
     "audio": "np.zeros(16000, np.float32)",
 }
 """An input of each kind without content: a picture [h, w, 3], 8 frames of it, a second of sound."""
+_ALONE = "Given this folder's path, transformers alone (`from_pretrained`, `pipeline(model=…)`) loads"
+"""No key of a config.json makes transformers ask for another library, but such as run code of the folder."""
 
 
 def model_card(
@@ -117,7 +119,8 @@ def _gated(name: str, tasks: Sequence[str], usage: Sequence[str]) -> list[str]:
         *(line.replace("{task}", repr(tasks[0])) for line in usage),
         "```",
         "",
-        "Loaded with transformers alone, this folder is one plain checkpoint, which knows no tasks.",
+        f"{_ALONE} one plain checkpoint, which knows no tasks, without a word:",
+        "give a pipeline the `model` above.",
         "",
     ]
 
@@ -154,7 +157,7 @@ def _composed(name: str, specialists: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "Each input has its placeholder in the text; any subset will do, in any order, several of each.",
         "",
-        "Loaded with transformers alone, this folder is the merged language model.",
+        f"{_ALONE} the merged language model.",
         "",
     ]
 
@@ -175,6 +178,6 @@ def _mixed(name: str, tasks: Sequence[str]) -> list[str]:
         f"model(**inputs, task={tasks[0]!r})  # where the task is known",
         "```",
         "",
-        "Loaded with transformers alone, it has the mean of the projectors, which may read no images.",
+        f"{_ALONE} a model with the mean of the projectors, which may read no images, without a word.",
         "",
     ]

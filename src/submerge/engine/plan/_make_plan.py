@@ -72,7 +72,7 @@ def make_plan(
     *,
     download: bool = False,
 ) -> MergePlan:
-    """Return the plan of a recipe, from the recipe and the files' headers alone.
+    """Return the plan of a recipe, from the recipe, the files' headers, and a few values.
 
     Args:
         source: a path, YAML text (with a newline), a mapping, or a `Recipe`.

@@ -57,7 +57,7 @@ def plan_mixture(
     *,
     download: bool = False,
 ) -> MergePlan:
-    """Return the plan of a mixture of experts, from the recipe and the files' headers alone.
+    """Return the plan of a mixture of experts, from the recipe, the files' headers, and a few values.
 
     Args:
         source: a path, YAML text (with a newline), a mapping, or a `MixtureRecipe`.

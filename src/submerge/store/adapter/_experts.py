@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from submerge.errors import Problem, RequestError, few
-from submerge.names import layer_of
+from submerge.names import layer_index
 from submerge.store.adapter._parts import LowRankPart, PackedExperts, Part
 
 __all__ = ["experts_apart", "settled_experts"]
@@ -55,7 +55,7 @@ def experts_apart(
         and (match := _PACKED.fullmatch(name))
     }
     first = _first_experts(shapes) if packed else {}
-    cut = {name: _matrices(match["leaf"], _layer(name), first) for name, (match, _) in packed.items()}
+    cut = {name: _matrices(match["leaf"], layer_index(name), first) for name, (match, _) in packed.items()}
     apart = {name: matrices for name, matrices in cut.items() if matrices is not None}
     sizes = {name: matrices.size for name, matrices in apart.items()}
     transposed = _transposed({name: packed[name][1] for name in apart}, sizes, False, version, where)
@@ -162,15 +162,10 @@ def _inputs_first(shapes: Shapes) -> bool | None:
 def _first_experts(shapes: Shapes) -> dict[tuple[int, str], tuple[int, int]]:
     """Return the shapes of the first expert's matrices, by the layer's index and the matrix' name."""
     return {
-        (_layer(name), match["leaf"]): (shape[0], shape[1])
+        (layer_index(name), match["leaf"]): (shape[0], shape[1])
         for name, shape in shapes.items()
         if (match := _FIRST.search(name)) and len(shape) == 2
     }
-
-
-def _layer(name: str) -> int:
-    place = layer_of(name)
-    return place[1] if place else 0
 
 
 def _matrices(leaf: str, layer: int, first: Mapping[tuple[int, str], tuple[int, int]]) -> _Matrices | None:

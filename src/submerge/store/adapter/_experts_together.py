@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from submerge.errors import Problem, RequestError, few
-from submerge.names import layer_of, without_wrappers
+from submerge.names import layer_index, without_wrappers
 from submerge.store.adapter._parts import ExpertMatrix, LowRankPart, PackedExperts, Part
 
 __all__ = ["experts_together"]
@@ -93,7 +93,7 @@ class _PackedShapes:
 
         A base may have several stacks of layers with experts. That of another name counts where it is alone.
         """
-        stacks = self.places.get((_layer(head), leaf), {})
+        stacks = self.places.get((layer_index(head), leaf), {})
         alone = next(iter(stacks.values())) if len(stacks) == 1 else None
         return stacks.get(without_wrappers(head), alone)
 
@@ -102,13 +102,8 @@ def _packed_parameters(shapes: Shapes) -> _PackedShapes:
     places: defaultdict[tuple[int, str], dict[str, tuple[int, ...]]] = defaultdict(dict)
     for name, shape in shapes.items():
         if len(shape) == 3 and (match := _PACKED.fullmatch(name)):
-            places[_layer(name), match["leaf"]][without_wrappers(match["head"])] = shape
+            places[layer_index(name), match["leaf"]][without_wrappers(match["head"])] = shape
     return _PackedShapes(dict(places))
-
-
-def _layer(name: str) -> int:
-    place = layer_of(name)
-    return place[1] if place else 0
 
 
 def _together(group: list[_Single], shape: tuple[int, ...]) -> PackedExperts | None:

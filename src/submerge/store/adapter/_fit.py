@@ -38,6 +38,9 @@ _UNTIE = (
     "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
     "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
 )
+_ONE_TABLE = (
+    "train the table in full, which PEFT ties: modules_to_save=['embed_tokens'] and ensure_weight_tying=True"
+)
 _SHARED = re.compile(r"(?:^|\.)shared\.weight$")
 _OF_STACK = re.compile(r"(?:^|\.)((?:encoder|decoder)\.embed_tokens\.weight)$")
 """The names by which encoder and decoder look up the table that is called `shared`."""
@@ -114,11 +117,16 @@ def fit_adapter(
 
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
-    """Return the parts of an output head that the base ties to its embeddings, and why they cannot be."""
+    """Return the parts of names that the base ties to its embeddings, and why they cannot be."""
     heads = {name: head[1] for name in adapter.parts if (head := _HEAD.search(name))}
-    is_one = bool(adapter.config.get("ensure_weight_tying"))  # then PEFT trains one update for all names
+    is_one = bool(adapter.config.get("ensure_weight_tying"))  # then PEFT trains one update for both names
     if is_one and any(_SHARED.search(name) for name in adapter.parts):
-        heads |= {name: table[1] for name in adapter.parts if (table := _OF_STACK.search(name))}
+        stacks = {name: table[1] for name in adapter.parts if (table := _OF_STACK.search(name))}
+        apart = [name for name in stacks if not isinstance(adapter.parts[name], Replace | Rows)]
+        if apart:  # but it ties factors of a head alone
+            what = f"has factors of {few(apart)}, which PEFT trains apart from those of their one table"
+            return {*heads, *stacks}, [Problem(what, str(adapter.path), _ONE_TABLE)]
+        heads |= stacks
     tied = {name for name, head in heads.items() if not any(other.endswith(head) for other in shapes)}
     if not tied:
         return set(), []

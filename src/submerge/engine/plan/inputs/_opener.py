@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan.inputs._settings import Settings
-from submerge.errors import Problem, RequestError, did_you_mean
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean, nearest
 from submerge.names import module_names
-from submerge.recipe import Recipe, same_model
+from submerge.recipe import Recipe, document_hint, same_model
 from submerge.store import (
     Adapter,
     Checkpoint,
@@ -54,8 +55,11 @@ class Opener:
             try:
                 self.opened[key] = self._open(spec, adapter=adapter)
             except RequestError as error:
-                self.problems += error.problems
+                self.problems += self._of_documents(error, spec)
                 self.opened[key] = None
+            except WorkError as error:  # as of what reads as a repository, without a network
+                hint = self._documents_like(spec)
+                raise WorkError(f"{error}; {hint}") if hint else error from None
         opened = self.opened[key]
         if adapter and isinstance(opened, Checkpoint) and spec not in self.recipe.parts:
             hint = "name the folder in which PEFT saved the adapter"
@@ -76,6 +80,20 @@ class Opener:
             adapter=adapter,
         )
         return model if part is None else replace(model, label=spec)
+
+    def _of_documents(self, error: RequestError, spec: str) -> list[Problem]:
+        """Return why a spec could not be opened, with the documents of the file that it may mean."""
+        hint = self._documents_like(spec)
+        if not hint:
+            return list(error.problems)
+        return [replace(p, hint="; ".join(filter(None, (hint, p.hint)))) for p in error.problems]
+
+    def _documents_like(self, spec: str) -> str:
+        """Return which documents a spec may mean; none where it names a path, or a repository unlike all."""
+        others = self.recipe.documents
+        if not others or os.path.exists(self.root / spec) or ("/" in spec and nearest(spec, others) is None):
+            return ""
+        return document_hint(spec, others)
 
     def model(self, spec: str) -> Checkpoint | None:
         """Return the model that a spec names, an adapter on its own model, else on the recipe's base."""
@@ -108,7 +126,7 @@ class Opener:
             model = open_tokenizer(source if part is None else str(part), root=self.root)
             return replace(model, label=source)
         except RequestError as error:
-            for problem in error.problems:
+            for problem in self._of_documents(error, source):
                 what = f"the tokenizer's source, {problem.where}: {problem.what}"
                 hint = did_you_mean(source, ("union", "base"), problem.hint)
                 self.note(what, settings.where, hint)
