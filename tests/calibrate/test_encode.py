@@ -66,6 +66,18 @@ def test_a_length_of_the_tokenizer_s_own_tokens_alone_is_refused() -> None:
         assert encode([item], tokenizer, max_length=own + 1)["input_ids"].shape == (1, own + 1)
 
 
+def test_a_text_of_which_no_token_is_made_is_told() -> None:
+    """As by a tokenizer that is loaded as another class than it was saved as."""
+    from tokenizers import Tokenizer, models
+
+    own = Tokenizer(models.BPE({"a": 0, "<s>": 1}, []))
+    tokenizer = quiet_transformers().PreTrainedTokenizerFast(tokenizer_object=own, pad_token="<s>")
+    items = [Item("a", where="x.jsonl:1"), Item("b", where="x.jsonl:2")]
+    assert encode(items[:1], tokenizer)["input_ids"].tolist() == [[0]]
+    with pytest.raises(RequestError, match=r"x\.jsonl:2: \w+ makes no token of it — leave it out"):
+        encode(items, tokenizer)
+
+
 def test_padding_is_on_the_right_whatever_the_side_of_the_tokenizer(pictures: list[Path]) -> None:
     """A GPT-2 counts positions from the left, so that padding there would move those of the texts."""
     tokenizer, processor = word_tokenizer(), llava_processor()

@@ -248,11 +248,14 @@ def test_ranks_that_are_not_below_the_width(tmp_path: Path) -> None:
     tuned = make_tuned(tmp_path, "llama", full, SECOND)
     model, adapters = base_model(tuned), list(tuned.adapters)
     with pytest.raises(
-        RequestError, match=r"rank of a0 is not below the width 16 of .*there is no null space"
+        RequestError, match=r"rank of a0 is not below the width 16 of .*can be measured at [\w.]*down_proj"
     ):
         null_space_ratio(model, adapters, DATA, hooks="q_proj")
     found = null_space_ratio(model, adapters, DATA, hooks="layers.1.*(q|down)_proj")
     assert found.values.isnan().any(1).tolist() == [[True, False], [False, True]]
+    wide = make_tuned(tmp_path / "wide", "llama", {**full, "target_modules": ["q_proj"]}, SECOND)
+    with pytest.raises(RequestError, match="null space — nor is it anywhere else: leave it out"):
+        null_space_ratio(base_model(wide), list(wide.adapters), DATA)
 
 
 def test_adapters_without_factors_of_linear_maps(tuned: Tuned, tmp_path: Path) -> None:

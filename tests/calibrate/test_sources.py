@@ -55,8 +55,14 @@ def test_samples_are_evenly_spaced() -> None:
 
 @pytest.mark.parametrize("texts", [["Ein Hund.", "Zwei Hunde."], ["Ein Hund.", "a dog"]])
 def test_texts_of_which_no_word_is_known_are_told(texts: list[str]) -> None:
-    with pytest.warns(UserWarning, match="of 2 texts that were looked at are unknown tokens alone to the"):
+    with pytest.warns(UserWarning, match="of 2 texts that were looked at are without a known token to the"):
         inputs_of(texts, word_tokenizer())
+
+
+def test_texts_of_which_nothing_is_left_are_told() -> None:
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"))}
+    with pytest.warns(UserWarning, match="1 of 2 texts that were looked at are without a known token"):
+        inputs_of(["\u200b", "a"], quiet_transformers().BertTokenizer(vocab=words))
 
 
 def test_a_few_texts_of_unknown_words_are_no_warning() -> None:

@@ -352,7 +352,7 @@ def test_an_unlisted_base_without_its_required_options_only_donates(toys):
 @pytest.mark.parametrize(
     ("method", "count", "message"),
     [
-        ("must", 3, "must merges exactly 2 models; found 4"),
+        ("must", 3, "must merges exactly 2 models; found 4 — the base is one of them, though"),
         ("bare", 5, "bare merges at most 4 models; found 6"),
         ("either", 1, "either merges at least 2 models; found 1"),
     ],

@@ -237,7 +237,8 @@ def test_a_processor_that_counts_texts_sees_those_of_its_own_inputs() -> None:
 
 def test_a_sound_may_be_a_list_of_its_values(pair: ModalityProcessor) -> None:
     values = sound(0).tolist()
-    outputs = [pair(text=AUDIO, audio=own, sampling_rate=RATE) for own in (values, [values], [[values]])]
+    forms = (values, [values], [[values]], list(sound(0)))
+    outputs = [pair(text=AUDIO, audio=own, sampling_rate=RATE) for own in forms]
     assert len({str(one["input_ids"]) for one in outputs}) == 1
 
 
@@ -292,6 +293,7 @@ DEEP = Image.fromarray(np.full((9, 9), 70_000, np.int32))
             "a sound has the shape [2, 800], and processors take one",
         ),
         ({"text": AUDIO, "audio": [np.zeros(800, np.int16)]}, "a sound has values of int16 — give floats"),
+        ({"text": AUDIO, "audio": [0, 300, -20] * 99}, "a sound has values of int64 — give floats"),
         ({"text": "<image>", "images": DEEP}, "the image given cannot be read (its values have neither 8"),
         ({"images": image(0)}, "text is a string or a list of strings"),
         ({"text": [["a", "b"]]}, "text is a string or a list of strings"),

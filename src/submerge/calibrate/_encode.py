@@ -63,7 +63,7 @@ def _texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, 
     pairs = [item.text_pair for item in items]
     tokenizer = tokenizer_of(processor)
     texts = _begun_once([item.text for item in items], tokenizer)
-    return _tokens(tokenizer, max_length, texts, pairs if all(pairs) else None)
+    return _tokens(tokenizer, items, max_length, texts, pairs if all(pairs) else None)
 
 
 def _begun_once(texts: Sequence[str], tokenizer: Any) -> list[str]:
@@ -81,10 +81,13 @@ def _begun_once(texts: Sequence[str], tokenizer: Any) -> list[str]:
 def _chats(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
     tokenizer = tokenizer_of(processor)
     prompts = [_templated(item.messages, tokenizer, item) for item in items]
-    return _tokens(tokenizer, max_length, prompts, add_special_tokens=False)  # a template has its own
+    # a template has its own special tokens
+    return _tokens(tokenizer, items, max_length, prompts, add_special_tokens=False)
 
 
-def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[str, torch.Tensor]:
+def _tokens(
+    tokenizer: Any, items: Sequence[Item], max_length: int, *texts: Any, **more: Any
+) -> dict[str, torch.Tensor]:
     length = min(max_length, tokenizer.model_max_length)
     own = tokenizer.num_special_tokens_to_add(pair=len(texts) > 1 and texts[1] is not None)
     if more.get("add_special_tokens", True) and length <= own:  # tokenizers leave texts whole then
@@ -93,7 +96,20 @@ def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[s
         )
         raise RequestError(Problem(what, hint=f"give {own + 1} or more"))
     limits = {"truncation": True, "max_length": length}
-    return dict(tokenizer(*texts, **_PADDING, **limits, return_tensors="pt", **more))
+    inputs = dict(tokenizer(*texts, **_PADDING, **limits, return_tensors="pt", **more))
+    _check_not_empty(inputs, items, tokenizer)
+    return inputs
+
+
+def _check_not_empty(inputs: Mapping[str, torch.Tensor], items: Sequence[Item], tokenizer: Any) -> None:
+    """Raise `RequestError` for a text of which no token is made: no model runs on it."""
+    like = inputs["input_ids"]
+    counts = inputs.get("attention_mask", like.new_ones(like.shape)).sum(1).tolist()
+    for item, count in zip(items, counts, strict=True):
+        if not count:
+            what = f"{type(tokenizer).__name__} makes no token of it"
+            hint = "leave it out; or is it the tokenizer of this model, as it was saved?"
+            raise RequestError(Problem(what, item.where, hint))
 
 
 def _images(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:

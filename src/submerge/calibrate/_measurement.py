@@ -210,10 +210,12 @@ def _stored_names(folder: str | Path | None, model: nn.Module, modules: Iterable
 
 def _with_null_space(down: Mapping[int, torch.Tensor], count: int) -> list[torch.Tensor | None]:
     """Return the A_k [r_k, n] of a module whose rank is below n, and None for all other adapters."""
-    return [
-        a if (a := down.get(k)) is not None and row_space(a).shape[1] < a.shape[1] else None
-        for k in range(count)
-    ]
+    return [a if (a := down.get(k)) is not None and _has_null_space(a) else None for k in range(count)]
+
+
+def _has_null_space(down: torch.Tensor) -> bool:
+    """Return whether the rank of A_k [r_k, n] is below n."""
+    return row_space(down).shape[1] < down.shape[1]
 
 
 def _check_supported(at: AttachedAdapters) -> None:
@@ -238,10 +240,12 @@ def _check_hooks(at: AttachedAdapters, hooked: Mapping[str, Sequence[torch.Tenso
             what = f"the rank of {name} is not below the width {width} of {few(full)}: there is no null space"
         else:
             what = f"{name} changes none of the modules that are measured: {few(hooked)}"
-        own_modules = [path for path, down in at.down.items() if k in down]
-        hint = f"it changes {few(own_modules)}: choose among these"
-        if not own_modules:
-            hint = "it has no factors of a linear map that can be measured anywhere: leave it out"
+        others = [path for path, down in at.down.items() if k in down and _has_null_space(down[k])]
+        hint = "it has no factors of a linear map that can be measured anywhere: leave it out"
+        if others:
+            hint = f"it can be measured at {few(others)}: choose among these"
+        elif full:
+            hint = "nor is it anywhere else: leave it out, or train one of a smaller rank"
         problems.append(Problem(what, "hooks", hint))
     if problems:
         raise RequestError(problems)

@@ -119,7 +119,7 @@ def read_data(
 
     With `samples` there are at most so many inputs of each, evenly spaced: of batches of tensors, too.
 
-    Where half of the texts or more are unknown tokens alone, a Python warning tells it. Raises `RequestError`
+    Where half of the texts or more have no known token, a Python warning tells it. Raises `RequestError`
     where there are no inputs, or they cannot be read, for sizes that are none, or a model without values.
     """
     _check_values(model)

@@ -18,7 +18,7 @@ LOOKED_AT = 16
 
 
 def warn_of_unknown(items: Sequence[Item], processor: Any, where: str) -> None:
-    """Warn where half of the texts or more are unknown tokens alone, as by the tokenizer of another model."""
+    """Warn where half of the texts or more have no known token, as by the tokenizer of another model."""
     tokenizer = tokenizer_of(processor)
     unknown = getattr(tokenizer, "unk_token_id", None)
     texts = [item for item in spaced(items, LOOKED_AT) if item.text]
@@ -28,7 +28,7 @@ def warn_of_unknown(items: Sequence[Item], processor: Any, where: str) -> None:
     if 2 * len(lost) < len(texts):  # a few may be of signs alone
         return
     count = f"{len(lost)} of {len(texts)} texts that were looked at are"
-    what = f"{count} unknown tokens alone to the {type(tokenizer).__name__}, first {lost[0].text:.40}"
+    what = f"{count} without a known token to the {type(tokenizer).__name__}, first {lost[0].text:.40}"
     hint = "is it the tokenizer of this model, and of this language?"
     warnings.warn(f"{where}: {what} — {hint}", UserWarning, stacklevel=2)
 
@@ -56,4 +56,4 @@ def _is_lost(text: str, tokenizer: Any, unknown: int) -> bool:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     except Exception:  # tokenizers raise what they like: the pass over the data tells of it
         return False
-    return bool(ids) and all(one == unknown for one in ids)
+    return all(one == unknown for one in ids)

@@ -117,5 +117,9 @@ def _check_number(method: Method, count: int, listed_count: int, report: Report,
     allowed = f"exactly {low}" if low == high else f"at least {low}" if count < low else f"at most {high}"
     noun = "model" if (high if low == high or count > low else low) == 1 else "models"
     beside = " besides the base" if method.origin == "base" else ""
-    hint = "a base that is listed under 'models' does not count" if beside and listed_count > count else ""
+    hint = ""
+    if beside and listed_count > count:
+        hint = "a base that is listed under 'models' does not count"
+    elif count > listed_count:
+        hint = "the base is one of them, though it is not listed under 'models'"
     report.add(f"{method.name} merges {allowed} {noun}{beside}; found {count}", path, hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -72,5 +73,5 @@ def counts_by_text(kind: str, inputs: Any) -> list[int] | None:
 
 
 def is_waveform(inputs: Any) -> bool:
-    """Return whether these are the values of one sound."""
-    return isinstance(inputs, list | tuple) and bool(inputs) and isinstance(inputs[0], int | float)
+    """Return whether these are the values of one sound: numbers of Python, or NumPy's of `list(array)`."""
+    return isinstance(inputs, list | tuple) and bool(inputs) and isinstance(inputs[0], Real)

@@ -23,7 +23,7 @@ def read_sounds(sounds: Any, processor: Any, where: str) -> Any:
     if isinstance(sounds, list | tuple):
         if not is_waveform(sounds):
             return [read_sounds(sound, processor, where) for sound in sounds]
-        return np.asarray(sounds, np.float32)
+        sounds = np.asarray(sounds)
     if torch.is_tensor(sounds):
         sounds = sounds.detach().cpu()
         sounds = (sounds.float() if sounds.is_floating_point() else sounds).numpy()
