@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import runpy
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -21,7 +23,7 @@ from _images import FORMS, write_image
 from _mass_tasks import image_inputs, text_inputs
 from _models import ROOM, TEXT, VISION, quiet_transformers
 from submerge.calibrate import open_image
-from submerge.serving import _route_template
+from submerge.serving import _route_template, export_adapters
 
 peft = pytest.importorskip("peft")
 NAMES = ("first", "second", "third")
@@ -53,8 +55,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     cut = {**recipe, "parameters": {"rank": 3}}
     submerge.merge(cut, root / "cut", settings=ROOM)
-    null = {**recipe, "parameters": {"score": "null_space"}}
-    submerge.merge(null, root / "null", settings=ROOM)
     return submerge.merge(recipe, root / "served", settings=ROOM).out
 
 
@@ -74,13 +74,24 @@ def test_adapters_and_their_router(served: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapters"
     result = cli("export", served, "--to", "adapters", "-o", out)
     assert result.code == 0, result.err
-    assert "rank 4; layer 1 routes" in result.out
+    assert "rank 4; layers that route: all" in result.out
     assert "left out" not in result.out
     modules = " ".join(f"{name}={out / name}" for name in NAMES)
     serve = f"vllm serve {served.parent / 'base'} --enable-lora --max-lora-rank 8 --max-loras 3"
     assert f"serve them with vLLM: {serve} --lora-modules {modules}" in result.out
     model = loaded(out, served)
-    ours = submerge.load(served, first_pass="base", routing_layers="1", reference="none")
+    ours = submerge.load(served)
+    check_adapters(model, ours)
+    check_router(out, model, ours, "leading")
+    assert ours.router.rules.reference, "of noise"
+    out = tmp_path / "cut"
+    assert cli("export", served.parent / "cut", "-o", out).code == 0
+    ours = submerge.load(served.parent / "cut")
+    check_router(out, loaded(out, served), ours, "residual")
+
+
+def check_adapters(model: Any, ours: Any) -> None:
+    """Check that a task's adapter answers as the served model does where the task is named."""
     inputs = text_inputs(1, 5)
     mask = inputs["attention_mask"].bool()
     for name in NAMES:
@@ -88,23 +99,71 @@ def test_adapters_and_their_router(served: Path, tmp_path: Path) -> None:
         with torch.no_grad():
             found = model(**inputs).logits[mask]
         assert (found - ours(**inputs, task=name).logits[mask]).abs().max() < 1e-4
-    check_router(out, model, ours, "leading")
-    out = tmp_path / "cut"
-    assert cli("export", served.parent / "cut", "-o", out).code == 0
-    ours = submerge.load(served.parent / "cut", routing_layers="1")
-    check_router(out, loaded(out, served), ours, "residual")
-    out = tmp_path / "null"
-    assert cli("export", served.parent / "null", "-o", out).code == 0
-    ours = submerge.load(served.parent / "null", routing_layers="1")
-    check_router(out, loaded(out, served), ours, "null_space")
+
+
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"reference": "none"},
+    {"score": "null_space", "group_mean": "residuals"},
+    {"score": "gaussian", "pooling": "tokens"},
+    {"score": "whitened", "routing_layers": "up_proj"},
+    {"score": "residual", "norm": "l1", "reference": "noise", "routing_layers": "first:1"},
+    {"routing_layers": "depth:0.5", "heads": "max", "max_tasks": 1},
+)
+
+
+def test_the_script_has_the_options_of_the_router(served: Path, tmp_path: Path) -> None:
+    out, plain = tmp_path / "adapters", submerge.load(served).route(**text_inputs(1, 5)).scores
+    model = None
+    for options in OPTIONS:
+        given = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+        assert cli("export", served, "-o", out, "--overwrite", *given).code == 0
+        model = model or loaded(out, served)
+        ours = submerge.load(served, **options)
+        check_router(out, model, ours, options.get("score", "leading"))
+        scores = ours.route(**text_inputs(1, 5)).scores
+        assert (scores - plain).abs().max() > 1e-2, "each of them changes the scores"
+    by_layer = (out / "router.safetensors").read_bytes()
+    assert cli("export", served, "-o", out, "--overwrite", "--depth", "0.5").code == 0
+    assert (out / "router.safetensors").read_bytes() == by_layer
+
+
+def test_an_update_is_exported_as_it_runs_alone(served: Path, tmp_path: Path) -> None:
+    out = export_adapters(served, tmp_path / "adapters", aggregate="iso_c").out
+    check_adapters(loaded(out, served), submerge.load(served, aggregate="iso_c"))
+
+
+def test_a_calibration_is_exported_and_used(served: Path, tmp_path: Path) -> None:
+    """Of inputs that nobody sorted, and of those of each task; with a depth of its own it is refused."""
+    folder, out = shutil.copytree(served, tmp_path / "served"), tmp_path / "adapters"
+    together = [text_inputs(task, 8) for task in range(3)]
+    plain = submerge.load(folder).route(**text_inputs(1, 5)).scores
+    for data in (together, {name: [batch] for name, batch in zip(NAMES, together, strict=True)}):
+        submerge.calibrate_router(folder, data)
+        assert cli("export", folder, "-o", out, "--overwrite").code == 0
+        ours = submerge.load(folder)
+        assert (ours.route(**text_inputs(1, 5)).scores - plain).abs().max() > 1e-2
+        check_router(out, loaded(out, served), ours, "leading")
+    refused = cli("export", folder, "-o", out, "--overwrite", "--depth", "0.5")
+    assert refused.code == 2
+    assert "other settings of the first pass: layers" in refused.err
+    given = ("--depth", "0.5", "--set", "calibration=none")
+    assert cli("export", folder, "-o", out, "--overwrite", *given).code == 0
+    assert not (out / "calibration.safetensors").exists()
+    ours = submerge.load(folder, calibration="none", routing_layers="depth:0.5")
+    check_router(out, loaded(out, served), ours, "leading")
 
 
 def example(out: Path) -> Any:
-    """Return the script beside the adapters, as a module."""
+    """Return the script beside the adapters, as a module, which needs no Submerge."""
+    tree = ast.parse((out / "route.py").read_text(encoding="utf-8"))
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names}
+    assert not [name for name in imported if name.partition(".")[0] == "submerge"]
     spec = importlib.util.spec_from_file_location("route_example", out / "route.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # as dataclasses want it
     spec.loader.exec_module(module)
     return module
 
@@ -115,8 +174,9 @@ def check_router(out: Path, model: Any, ours: Any, score: str) -> None:
     router = example(out).AdapterRouter(out)
     assert example(out).Router.__name__ == "AdapterRouter"  # the earlier name stays
     assert router.score == ours.router.settings["score"] == score
-    scores = router.scores(model, **inputs)
-    assert (scores - ours.route(**inputs).scores).abs().max() < 1e-3
+    found, wanted = router.route(model, **inputs), ours.route(**inputs)
+    assert found.tasks == wanted.tasks
+    assert (router.scores(model, **inputs) - wanted.scores).abs().max() < 1e-3
     assert router(model, **inputs) == ours.route(**inputs, group="batch").tasks[0]
 
 
@@ -158,11 +218,12 @@ def headed(kind: str, root: Path) -> Path:
                     left, right = (torch.randn(32, 3, generator=draw) for _ in range(2))
                     values.add_(0.1 * left @ right.T)
         model.eval().save_pretrained(root / name)
-    recipe = {
+    recipe: dict[str, Any] = {
         "merge_method": "mass",
         "base_model": str(root / "base"),
         "models": [{"model": str(root / name)} for name in NAMES],
     }
+    recipe["models"][1]["parameters"] = {"form": "pair"}
     return submerge.merge(recipe, root / "served", settings=ROOM).out
 
 
@@ -183,7 +244,7 @@ def test_tasks_with_heads(kind: str, tmp_path: Path) -> None:
     loaded_base = peft.PeftModel.from_pretrained(plain, str(out / "first"), adapter_name="first")
     outcome = loaded_base.load_adapter(str(out / "second"), adapter_name="second")
     assert not outcome.unexpected_keys
-    tasks, ours = example(out).Tasks(out), submerge.load(served, routing_layers="1", head_evidence="none")
+    tasks, ours = example(out).Tasks(out), submerge.load(served)
     assert tasks.router.settings["part"] == HEADED[kind][3]
     inputs = image_inputs(1, 5) if kind == "vit" else text_inputs(1, 5)
     for name, count in zip(NAMES, LABELS, strict=True):
@@ -192,10 +253,26 @@ def test_tasks_with_heads(kind: str, tmp_path: Path) -> None:
             found = tasks.model(**inputs).logits
         assert found.shape == (5, count)
         assert (found - ours(**inputs, task=name).logits[:, :count]).abs().max() < 1e-4
-    if kind != "vit":  # whose tokens are looked at one by one
-        chosen, answer = tasks(**inputs)
-        assert chosen == ours.route(**inputs, group="batch").tasks[0]
+    check_tasks(tasks, ours, inputs)
+
+
+def check_tasks(tasks: Any, ours: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Check that tasks are found as the served model finds them, by the heads and by what is said, too."""
+    prior = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
+    requests: tuple[dict[str, Any], ...] = ({}, {"form": "single"}, {"prior": 9 * prior}, {"task": "third"})
+    for said in requests:
+        found, wanted = tasks.route(**inputs, **said), ours.route(**inputs, **said)
+        assert (found.scores - wanted.scores).abs().max() < 1e-3
+        assert found.tasks == wanted.tasks
+    heard = ours.router.first_pass.evidence(ours, inputs, 5).heads is not None
+    assert heard == (tasks.heads.widths is not None) == (tasks.model.config.model_type != "distilbert")
+    assert "second" not in tasks.route(**inputs, form="single").tasks
+    for said in ({}, {"form": "pair"}, {"task": "third"}):
+        chosen, answer = tasks(**inputs, **said)
+        assert chosen == ours.route(**inputs, group="batch", **said).tasks[0]
         assert answer.logits.shape[1] == LABELS[NAMES.index(chosen)]
+    with pytest.raises(Exception, match="the inputs are of several tasks: first, third"):
+        tasks(**inputs, task=["first", *4 * ["third"]])
 
 
 def test_the_script_runs_as_written(
@@ -212,7 +289,7 @@ def test_the_script_runs_as_written(
     monkeypatch.setattr(sys, "argv", [str(out / "route.py"), *texts])
     runpy.run_path(sys.argv[0], run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
-    ours = submerge.load(served, routing_layers="1", head_evidence="none")
+    ours = submerge.load(served)
     for line, text in zip(lines, texts, strict=True):
         answer = ours(**tokenizer(text, return_tensors="pt"))
         (task,) = answer.tasks
@@ -260,4 +337,18 @@ def test_what_is_refused(served: Path, tmp_path: Path) -> None:
         refused = cli("export", served, "-o", tmp_path / name, "--overwrite")
         assert (refused.code, "Traceback" in refused.err) == (2, False)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    asked = {
+        "passes=one": "passes is one: the first pass is the merge's",
+        "preset=paper": "select is threshold: several tasks may run at once",
+        "score=best": "score must be one of",
+        "routing_layers=nowhere": "names has a map that tasks change",
+        "score": "'score' is no NAME=VALUE",
+        "sed=1": "export: there is no setting 'sed' of the gate",
+    }
+    for given, told in asked.items():
+        refused = cli("export", served, "-o", tmp_path / "other", "--set", given)
+        assert refused.code == 2
+        assert told in refused.err
+    both = cli("export", served, "-o", tmp_path / "other", "--depth", "0.5", "--set", "routing_layers=all")
+    assert "both depth and routing_layers" in both.err
     assert not (tmp_path / "other").exists()

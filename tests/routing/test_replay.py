@@ -72,7 +72,7 @@ def test_sets_one_after_the_other_answer_the_same(served: Served) -> None:
     inputs, _ = served.mixed(each=3)
     more = extra(served, inputs)
     together = model(**inputs, **more).logits
-    model.router.gated.sequential = True
+    model.controller.gated.sequential = True
     assert torch.allclose(model(**inputs, **more).logits, together, atol=1e-5)
 
 

@@ -163,7 +163,7 @@ def test_the_first_pass_is_the_bases_or_the_merges(bert: Served, first: str) -> 
         task = int(wanted.argmax())
         logits = answer(bert.reference, bert.tuned[0], [task], task, some).logits[0]
         assert (out.logits[row, : len(logits)] - logits).abs().max() < 1e-4
-    bases = [u.base for module in model.router.gated.modules.values() for u in module.updates.values()]
+    bases = [u.base for module in model.controller.gated.modules.values() for u in module.updates.values()]
     if first == "base":
         assert all(base is None for base in bases), "no second copy of the weights is held"
 

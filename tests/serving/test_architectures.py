@@ -165,7 +165,7 @@ def test_a_named_task_is_the_fine_tune(kind: str, tmp_path: Path) -> None:
     inputs = KINDS[kind][1]
     names = [f"task{(7 * i) % 3}" for i in range(6)]
     found = model(**inputs, task=names)
-    assert not model.router.gated.sequential, "one batch, whatever it mixes"
+    assert not model.controller.gated.sequential, "one batch, whatever it mixes"
     for row, name in enumerate(names):
         with torch.no_grad():
             wanted = models[int(name[-1])](**{k: v[row : row + 1] for k, v in inputs.items()}).logits[0]

@@ -35,13 +35,13 @@ from submerge.gating._gate import Gate
 from submerge.gating._gated_dense import GatedDense, GatedSum
 from submerge.gating._gated_embedding import GatedEmbedding
 from submerge.gating._gated_factors import GatedFactors, GatedTable
-from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
+from submerge.gating._gated_linear import GatedLinear, GatedMap, is_linear_map, is_transposed
 from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
 from submerge.gating._gated_module import GatedModule, GatedOther
 from submerge.gating._gated_products import GatedProducts
 from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
 from submerge.gating._gated_update import GatedUpdate
-from submerge.gating._heads import CompetingHeads, Heads, best_head
+from submerge.gating._heads import CompetingHeads, Heads, best_head, head_width
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
 from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
@@ -100,6 +100,8 @@ __all__ = [
     "cut",
     "each",
     "gate_module",
+    "head_width",
+    "is_linear_map",
     "is_same",
     "is_transposed",
     "joined",

@@ -15,7 +15,7 @@ from submerge.gating._gated_rows import GatedRows
 from submerge.gating._gated_update import SideFactors
 from submerge.gating._layout import Group, Layout
 
-__all__ = ["GatedLinear", "GatedMap", "is_transposed"]
+__all__ = ["GatedLinear", "GatedMap", "is_linear_map", "is_transposed"]
 
 
 class GatedMap(GatedRows):
@@ -115,3 +115,15 @@ def is_transposed(module: nn.Module) -> bool:
         (True, False)
     """
     return type(module).__name__ == "Conv1D"
+
+
+def is_linear_map(module: nn.Module) -> bool:
+    """Return whether a module does nothing but map its input linearly, as `nn.Linear` and `Conv1D` do.
+
+    Examples:
+        >>> from torch import nn
+        >>> from submerge.gating import is_linear_map
+        >>> is_linear_map(nn.Linear(2, 3)), is_linear_map(nn.ReLU())
+        (True, False)
+    """
+    return type(module).forward is nn.Linear.forward or is_transposed(module)

@@ -22,7 +22,7 @@ from submerge.gating._branches import Branches
 from submerge.gating._gate import Gate
 from submerge.gating._layout import Span
 
-__all__ = ["CompetingHeads", "Heads", "best_head"]
+__all__ = ["CompetingHeads", "Heads", "best_head", "head_width"]
 
 
 class Heads(Branches):
@@ -41,7 +41,7 @@ class Heads(Branches):
         super().__init__(gate, sets)
         self.alone = alone
         self.is_linear = type(module).forward is nn.Linear.forward
-        self.widths = [_width(parameters) for parameters in sets]
+        self.widths = [head_width(parameters) for parameters in sets]
         self.width = max(self.widths)
         end = sum(self.widths)  # one past the last output of all is −inf
         starts = [sum(self.widths[:k]) for k in range(len(sets))]
@@ -117,8 +117,15 @@ def _members(spans: Sequence[Span]) -> list[int]:
     return sorted({member for span in spans for member in span.members})
 
 
-def _width(parameters: Mapping[str, torch.Tensor]) -> int:
-    """Return how many outputs a head has: the rows of its last weight."""
+def head_width(parameters: Mapping[str, torch.Tensor]) -> int:
+    """Return how many outputs a head has: the rows of its last weight, in the order of its parameters.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import head_width
+        >>> head_width({"weight": torch.zeros(3, 8), "bias": torch.zeros(3)})
+        3
+    """
     weights = [p for p in parameters.values() if p.ndim > 1] or list(parameters.values())
     return weights[-1].shape[0]
 

@@ -15,7 +15,7 @@ from submerge.gating._gate import Gate
 from submerge.gating._gated_dense import GatedDense
 from submerge.gating._gated_embedding import GatedEmbedding
 from submerge.gating._gated_factors import GatedFactors
-from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
+from submerge.gating._gated_linear import GatedLinear, GatedMap, is_linear_map, is_transposed
 from submerge.gating._gated_module import GatedModule, GatedOther
 from submerge.gating._gated_rows import GatedLayerNorm, GatedRows, is_row_wise
 from submerge.gating._gated_update import GatedUpdate
@@ -27,7 +27,7 @@ def _kind(module: nn.Module, updates: Mapping[str, GatedUpdate]) -> type[GatedMo
     """Return the class for a module: one that is made for its kind of forward, or the one for any."""
     plain = type(module).forward
     has_factors = isinstance(updates.get("weight"), GatedFactors) and updates.keys() <= {"weight", "bias"}
-    if plain is nn.Linear.forward or is_transposed(module):
+    if is_linear_map(module):
         return GatedLinear if has_factors else GatedMap
     if plain is nn.Embedding.forward and module.max_norm is None and has_factors:
         return GatedEmbedding

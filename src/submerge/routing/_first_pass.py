@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from submerge.errors import Problem, RequestError, few
-from submerge.gating import (
-    GatedLinear,
-    GatedModel,
-    Heads,
-    Observer,
-    ResidentAssignment,
-    StopForward,
-    cut,
-    is_same,
-    observe,
-    reordered,
-)
+from submerge.gating import Observer, StopForward, cut, is_same, observe, reordered
 from submerge.methods.mass import RoutingSettings
 from submerge.routing._choose import log_evidence
 from submerge.routing._reference import REFERENCE_INPUTS, RouterReference, reference_inputs
-from submerge.routing._replay import Replay
 from submerge.routing._scores import SiteScore, TokenPooling, site_score
 from submerge.routing._sites import Site, choose_sites, discover_sites, read_by_input
+from submerge.routing._updates import TaskUpdates
+
+if TYPE_CHECKING:
+    from submerge.routing._replay import Replay
 
 __all__ = ["Evidence", "FirstPass"]
 
@@ -108,12 +100,12 @@ class FirstPass:
 
     def __init__(
         self,
-        gated: GatedModel,
+        updates: TaskUpdates,
         settings: RoutingSettings,
         count: int,
         reference: RouterReference | None = None,
     ) -> None:
-        self.gated, self.settings, self.count, self.reference = gated, settings, count, reference
+        self.updates, self.settings, self.count, self.reference = updates, settings, count, reference
         self.sites: list[Site] = []
         self.replay: Replay | None = None
         self._scores: dict[str, SiteScore] = {}
@@ -126,25 +118,21 @@ class FirstPass:
         """Return what a pass over `size` inputs shows, and the inputs of the sites with these numbers."""
         self.find_sites(model, inputs, size)
         part, own = _first_part(model, inputs)
-        heads = self._heads(model)
-        reader = self._reader(inputs, size, gathered, early=self.replay is None and heads is None)
-        observed = self._modules(model) if self.replay else {n: model.get_submodule(n) for n in self._scores}
+        widths = self._head_widths(model)
+        reader = self._reader(inputs, size, gathered, early=self.replay is None and widths is None)
+        observed = _modules(model, self.replay.gated if self.replay else self._scores)
         recording = self.replay.recording() if self.replay else nullcontext()
         logits = None
-        with (
-            self.gated.gate.over(ResidentAssignment(every_branch=heads is not None)),
-            observe(observed, reader),
-            recording,
-        ):
-            if heads is None:
+        with self.updates.left_out(every_head=widths is not None), observe(observed, reader), recording:
+            if widths is None:
                 part(**own)
             else:
                 logits = model(**_for_logits(inputs)).logits
         if self.replay:
             self.replay.shared = frozenset(reader.names)
-        if heads is None or logits is None or logits.ndim != 2:  # tags, spans: not one answer an input
+        if widths is None or logits is None or logits.ndim != 2:  # tags, spans: not one answer an input
             return Evidence(reader.sites, None, reader.inputs)
-        return Evidence(reader.sites, log_evidence(logits, heads.widths), reader.inputs)
+        return Evidence(reader.sites, log_evidence(logits, widths), reader.inputs)
 
     def find_sites(self, model: Any, inputs: Mapping[str, Any], size: int) -> None:
         """Find the sites of the model, unless they are known, by running the first of `size` inputs."""
@@ -161,33 +149,28 @@ class FirstPass:
         pooling = TokenPooling(self.settings.pooling, size, mask)
         return _SiteReader(self.sites, self._scores, pooling, self._levels, gathered=gathered, early=early)
 
-    def _modules(self, model: nn.Module, kind: type[nn.Module] = nn.Module) -> dict[str, nn.Module]:
-        """Return the model's gated modules of a kind of gate."""
-        modules = self.gated.modules.items()
-        return {name: model.get_submodule(name) for name, gated in modules if isinstance(gated, kind)}
-
     def _look_around(self, model: Any, part: Any, one: Mapping[str, Any], two: Mapping[str, Any]) -> None:
         """Find the sites that are looked at, and make ready what is asked there.
 
         It takes a run of one input, and one of it twice: what a map is given of both is twice as much, or it
         is not of inputs, as the relative positions of DeBERTa.
         """
-        maps = self._modules(model, GatedLinear)
-        maps = {name: module for name, module in maps.items() if name not in self.gated.unordered}
-        with self.gated.gate.over(ResidentAssignment()):
+        factors = self.updates.factors
+        maps = _modules(model, factors)
+        with self.updates.left_out():
             of_inputs = read_by_input(maps, lambda: part(**one), lambda: part(**two))
             sites = discover_sites(of_inputs, lambda: part(**one))
         stacks = {site.stack for site in sites}
         counts = {stack: len(list(model.get_submodule(stack).children())) for stack in stacks}
         self.sites = choose_sites(sites, self.settings, counts)
         if self.settings.one_pass:
-            self.replay = Replay(self.gated.gate, _blocks(model, self.sites))
+            self.replay = self.updates.replay(_blocks(model, self.sites))
         score, norm = self.settings.score, self.settings.norm
         names = [name for site in self.sites for name in site.maps]
         for name in names:
-            self._scores[name] = site_score(self.gated.modules[name].factors, self.count, score, norm)
+            self._scores[name] = site_score(factors[name], self.count, score, norm)
         if self.reference is not None:
-            self._levels = dict(zip(names, self.reference.levels, strict=True))
+            self._levels = _by_name(names, self.reference)
         elif self.settings.reference:
             self._levels = self._mean_scores(model, reference_inputs(model, one))
 
@@ -197,17 +180,28 @@ class FirstPass:
             return {}
         part, own = _first_part(model, inputs)
         reader = self._reader(inputs, REFERENCE_INPUTS, (), early=True)
-        modules = {name: model.get_submodule(name) for name in self._scores}
-        with self.gated.gate.over(ResidentAssignment()), observe(modules, reader):
+        with self.updates.left_out(), observe(_modules(model, self._scores), reader):
             part(**own)
         return {name: score.mean(0) for name, score in reader.found.items()}
 
-    def _heads(self, model: Any) -> Heads | None:
-        """Return the tasks' heads where their evidence counts: those on an encoder's output."""
-        heads = self.gated.heads
-        if not self.settings.head_evidence or heads is None or not heads.alone or self.replay is not None:
+    def _head_widths(self, model: Any) -> Sequence[int] | None:
+        """Return the widths of the tasks' heads where these are evidence: on an encoder's output."""
+        if not self.settings.head_evidence or self.replay is not None:
             return None
-        return None if model.can_generate() or model.config.is_encoder_decoder else heads
+        generates = model.can_generate() or model.config.is_encoder_decoder
+        return None if generates else self.updates.head_widths
+
+
+def _by_name(names: Sequence[str], reference: RouterReference) -> dict[str, torch.Tensor]:
+    """Return a reference's levels [T] by the maps, in the order in which they were when it was made."""
+    if len(names) != len(reference.levels):
+        what = f"the reference is of {len(reference.levels)} maps, and {len(names)} are looked at"
+        raise RequestError(Problem(what, "calibration", "calibrate the folder again"))
+    return dict(zip(names, reference.levels, strict=True))
+
+
+def _modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    return {name: model.get_submodule(name) for name in names}
 
 
 def _blocks(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:

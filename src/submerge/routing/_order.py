@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from submerge.gating import Span, reordered
+from submerge.routing._router import Routing
 
-__all__ = ["BatchOrder", "batch_order"]
+__all__ = ["BatchOrder", "batch_order", "order_of"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class BatchOrder:
         each = torch.arange(rows // len(self.inverse))
         order = (self.inverse.unsqueeze(1) * len(each) + each).flatten()
         return reordered(values, order, rows)
+
+
+def order_of(routing: Routing) -> BatchOrder:
+    """Return the order in which the samples of a routed batch run."""
+    sets = [tuple(routing.names.index(name) for name in names) for names in routing.selected]
+    return batch_order(sets, routing.lead.tolist())
 
 
 def batch_order(sets: Sequence[tuple[int, ...]], leads: Sequence[int]) -> BatchOrder:

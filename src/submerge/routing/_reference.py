@@ -67,7 +67,7 @@ def check_first_pass(calibrated: Mapping[str, Any], now: Mapping[str, Any], wher
     changed = [name for name, value in now.items() if calibrated.get(name) != value]
     if changed:
         what = f"the folder was calibrated with other settings of the first pass: {few(changed)}"
-        hint = 'load it with calibration="none", or merge with these settings and calibrate again'
+        hint = 'leave it out with calibration="none", or merge with these settings and calibrate again'
         raise RequestError(Problem(what, where, hint))
 
 

@@ -26,11 +26,12 @@ __all__ = ["Replay"]
 class Replay:
     """The first blocks of a model, whose outputs are recorded in one pass and given back in the next.
 
-    `shared` are the gated modules that ran in the recorded pass, and are the same for all tasks.
+    `gated` are the names of all gated modules, and `shared` those of them that ran in the recorded pass, and
+    are the same for all tasks.
     """
 
-    def __init__(self, gate: Gate, blocks: Sequence[nn.Module]) -> None:
-        self.gate = gate
+    def __init__(self, gate: Gate, blocks: Sequence[nn.Module], gated: frozenset[str]) -> None:
+        self.gate, self.gated = gate, gated
         self.recorded: list[Any] | None = None
         self.shared: frozenset[str] = frozenset()
         self._outputs: list[Any] | None = None

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from submerge.gating import GatedModel
 from submerge.methods.mass import RoutingSettings
 from submerge.routing._calibration import RouterCalibration
 from submerge.routing._choose import choose, combined, group_means, joint_zscores, zscores
 from submerge.routing._first_pass import Evidence, FirstPass
-from submerge.routing._order import BatchOrder, batch_order
 from submerge.routing._reference import RouterReference
-from submerge.routing._replay import Replay
 from submerge.routing._request import RoutingRequest
 from submerge.routing._sites import Site
+from submerge.routing._updates import TaskUpdates
+
+if TYPE_CHECKING:
+    from submerge.routing._replay import Replay
 
 __all__ = ["Router", "Routing"]
 
@@ -44,18 +45,14 @@ class Routing:
         """Return the routing with other tasks [B] whose heads answer."""
         return replace(self, tasks=[self.names[t] for t in lead.tolist()], lead=lead)
 
-    def order(self) -> BatchOrder:
-        """Return the order in which the samples run."""
-        sets = [tuple(self.names.index(name) for name in names) for names in self.selected]
-        return batch_order(sets, self.lead.tolist())
-
 
 class Router:
     """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself.
 
     `tasks` are what the folder tells of each: its `name`, and how its head is used. `settings` are the gate's
-    by their names in recipes, and `rules` what they mean for the model. `calibration` is what inputs of the
-    tasks showed, and `reference` the level of scores by inputs of any of them, if it counts.
+    by their names in recipes, and `rules` what they mean for the model. `updates` are the tasks' in the
+    model, `calibration` is what inputs of the tasks showed, and `reference` the level of scores by inputs of
+    any of them, if it counts.
     """
 
     def __init__(
@@ -63,14 +60,14 @@ class Router:
         tasks: Sequence[Mapping[str, Any]],
         settings: Mapping[str, Any],
         rules: RoutingSettings,
-        gated: GatedModel,
+        updates: TaskUpdates,
         calibration: RouterCalibration | None = None,
         reference: RouterReference | None = None,
     ) -> None:
         self.calibration = calibration
-        self.tasks, self.settings, self.rules, self.gated = tuple(tasks), dict(settings), rules, gated
+        self.tasks, self.settings, self.rules, self.updates = tuple(tasks), dict(settings), rules, updates
         self.names: tuple[str, ...] = tuple(task["name"] for task in tasks)
-        self.first_pass = FirstPass(gated, rules, len(self.names), reference)
+        self.first_pass = FirstPass(updates, rules, len(self.names), reference)
 
     @property
     def sites(self) -> list[Site]:

@@ -21,9 +21,9 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from submerge.algebra import GRAM_FLOOR, Dense, inverse_root
-from submerge.gating import GatedFactors
+from submerge.algebra import GRAM_FLOOR, inverse_root
 from submerge.methods.mass import Pooling, Score
+from submerge.routing._updates import InputFactors
 
 __all__ = ["SiteScore", "TokenPooling", "site_score"]
 
@@ -185,7 +185,7 @@ class NullSpaceScore(SiteScore):
         return apart.sum(1) / there.sum(1).clamp(min=1)
 
 
-def site_score(weight: GatedFactors, count: int, score: Score, norm: str) -> SiteScore:
+def site_score(weight: InputFactors, count: int, score: Score, norm: str) -> SiteScore:
     """Return the score of `count` tasks at the input of a linear map; `norm` is that of residuals."""
     places = [weight.places.get(t, slice(0, 0)) for t in range(count)]
     if score is Score.GAUSSIAN:
@@ -200,7 +200,7 @@ def site_score(weight: GatedFactors, count: int, score: Score, norm: str) -> Sit
     return Residual(weight.down, places, norm)
 
 
-def _whitened(weight: GatedFactors, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _whitened(weight: InputFactors, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return bases of the tasks' whitened subspaces, one below the other, and P^(−1/2)."""
     n = weight.down.shape[1]
     down = weight.down.double().cpu()
@@ -214,5 +214,5 @@ def _whitened(weight: GatedFactors, count: int) -> tuple[torch.Tensor, torch.Ten
     bases = []
     for at in weight.places.values():
         spanned = down[at] @ whitening
-        bases.append(inverse_root(Dense(spanned).row_gram(), GRAM_FLOOR) @ spanned)
+        bases.append(inverse_root(spanned @ spanned.T, GRAM_FLOOR) @ spanned)
     return torch.cat(bases).float(), whitening.float()

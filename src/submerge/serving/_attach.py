@@ -30,7 +30,7 @@ from submerge.serving._folder import Folder
 from submerge.serving._heads import attach_heads
 from submerge.store import open_checkpoint
 
-__all__ = ["attach_bank", "check_names"]
+__all__ = ["attach_bank", "check_names", "is_unordered"]
 
 Updates = dict[str, dict[str, GatedUpdate]]
 """The updates of each module's own parameters, by its path."""
@@ -96,7 +96,7 @@ def attach_bank(
     if base_resident or folder.settings["fixed"] == "base":
         _make_base_resident(model, updates)
     gated.add(model, updates)
-    gated.unordered = frozenset(path for path in updates if _is_unordered(model, path))
+    gated.unordered = frozenset(path for path in updates if is_unordered(model, path))
     gated.sequential |= bool(gated.unordered)
     if heads:
         gated.heads = attach_heads(model, folder, gate, names)
@@ -185,7 +185,7 @@ def _assembly(folder: Folder, gate: Gate, key: str, view: View, shapes: Mapping[
     return GatedAssembly(gate, key, view, {name: shapes[name] for name in own}, parts)
 
 
-def _is_unordered(model: Any, path: str) -> bool:
+def is_unordered(model: Any, path: str) -> bool:
     """Return whether the rows that a module is given, or gives, are not those of one sample after another.
 
     It is so of a table of relative positions, and of experts that are given the tokens that they take: those

@@ -209,7 +209,8 @@ def _refused_inputs(model: Any, inputs: Mapping[str, Any]) -> Iterator[None]:
 
 def _within_memory(router: Router, count: int) -> list[int]:
     """Return the sites whose vectors are held, of so many inputs: every k-th, for the least k that does."""
-    widths = [router.gated.modules[site.maps[0]].factors.down.shape[1] for site in router.sites]
+    factors = router.updates.factors
+    widths = [factors[site.maps[0]].down.shape[1] for site in router.sites]
     sites = list(range(len(widths)))
     spaced = (sites[::-step][::-1] for step in range(1, len(sites) + 1))  # the last site is one of them
     fitting = (own for own in spaced if 4 * count * sum(widths[site] for site in own) <= MOST_BYTES)

@@ -27,7 +27,7 @@ from submerge.routing import CalibrationWeights, RouterCalibration, RouterRefere
 from submerge.serving._folder import Folder
 from submerge.store import DIGEST, MANIFEST, Manifest, file_digest
 
-__all__ = ["read_calibration", "write_calibration"]
+__all__ = ["calibration_path", "parse_calibration", "read_calibration", "write_calibration"]
 
 FORM = "submerge-router-1"
 REFERENCE_FORM = "submerge-router-reference-1"
@@ -73,18 +73,28 @@ def read_calibration(folder: Folder) -> tuple[RouterCalibration | None, RouterRe
         return None, None
     path = folder.path
     try:
-        path = folder.path / str(folder.calibration["file"])
+        path = calibration_path(folder)
         if file_digest(path) != folder.calibration[DIGEST]:
             raise ValueError("its bytes are others than those that were written")
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata()
-            if REFERENCE_FORM in about:
-                return None, RouterReference(file.get_tensor("levels"), **json.loads(about[REFERENCE_FORM]))
-            return _parsed(json.loads(about[FORM]), file.get_tensor), None
+        return parse_calibration(path)
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         what = f"the router's calibration cannot be read ({error})"
         hint = 'calibrate the folder again, or load it with calibration="none"'
         raise RequestError(Problem(what, str(path), hint)) from error
+
+
+def calibration_path(folder: Folder) -> Path:
+    """Return the file of a folder's calibration; raise `LookupError` or `TypeError` where it names none."""
+    return folder.path / str((folder.calibration or {})["file"])
+
+
+def parse_calibration(path: Path) -> tuple[RouterCalibration | None, RouterReference | None]:
+    """Return what a calibration's file holds; raise what reading it does, or `LookupError` for another."""
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+        if REFERENCE_FORM in about:
+            return None, RouterReference(file.get_tensor("levels"), **json.loads(about[REFERENCE_FORM]))
+        return _parsed(json.loads(about[FORM]), file.get_tensor), None
 
 
 def _tensors(calibration: RouterCalibration) -> dict[str, torch.Tensor]:

@@ -17,7 +17,16 @@ from torch.nn.functional import pad
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, GatedModel, SampleAssignment, best_head
 from submerge.methods.mass import RoutingSettings, routes_on_base
-from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
+from submerge.routing import (
+    BatchOrder,
+    GatedUpdates,
+    Router,
+    RouterCalibration,
+    RouterReference,
+    Routing,
+    RoutingRequest,
+    order_of,
+)
 from submerge.serving._attach import attach_bank
 from submerge.serving._calibration_file import read_calibration
 from submerge.serving._clip import HEAD
@@ -27,7 +36,7 @@ from submerge.serving._labels import named, tell_labels
 from submerge.serving._routed_model import input_count
 from submerge.serving._settings import with_settings
 
-__all__ = ["MassController"]
+__all__ = ["MassController", "calibrated", "rules_arguments"]
 
 
 def _route(self: Any, *, details: bool = False, **inputs: Any) -> Routing:
@@ -57,19 +66,11 @@ class MassController(Controller):
     saves_weights: ClassVar[bool] = False
 
     def __init__(self, model: Any, folder: Folder, gated: GatedModel) -> None:
-        images = model.main_input_name == "pixel_values"
-        rules = RoutingSettings.from_mapping(
-            folder.settings, images=images, low_rank=folder.low_rank, decoder=_is_decoder(model.config)
-        )
+        rules = RoutingSettings.from_mapping(folder.settings, **rules_arguments(model, folder))
         settings = {**folder.settings, "pooling": rules.pooling.value, "score": rules.score.value}
         self.path, self.gated = folder.path.absolute(), gated
-        calibration, reference = read_calibration(folder) if rules.calibration else (None, None)
-        if reference is not None:
-            rules = replace(rules, reference=False)  # of noise
-        for found in (calibration, reference):
-            if found is not None:
-                found.check(rules.first_pass_words, str(folder.path))
-        self.router = Router(folder.tasks, settings, rules, gated, calibration, reference)
+        rules, calibration, reference = calibrated(folder, rules)
+        self.router = Router(folder.tasks, settings, rules, GatedUpdates(gated), calibration, reference)
 
     @classmethod
     def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
@@ -109,7 +110,7 @@ class MassController(Controller):
     def _begin(self, model: Any, inputs: dict[str, Any], request: RoutingRequest, *, generates: bool) -> Call:
         size = input_count(model, inputs)
         routing = self.router.route(model, inputs, size, request)
-        order, replay = routing.order(), self.router.replay
+        order, replay = order_of(routing), self.router.replay
         outputs = replay.take() if replay else None
         resident = replay.shared if replay and outputs is not None else frozenset()
         assignment = SampleAssignment(order.spans, order.leads, resident)
@@ -163,6 +164,31 @@ class MassController(Controller):
             widths = [width] * len(names) if heads is None else heads.widths
             out.labels = named(out["logits"], routing.lead.tolist(), widths, self.router.tasks)  # type: ignore[attr-defined]
         return out
+
+
+def calibrated(
+    folder: Folder, rules: RoutingSettings
+) -> tuple[RoutingSettings, RouterCalibration | None, RouterReference | None]:
+    """Return what the folder knows by inputs, where it counts, and the rules beside it.
+
+    Raises `RequestError` where it is of another first pass than that of the rules.
+    """
+    calibration, reference = read_calibration(folder) if rules.calibration else (None, None)
+    if reference is not None:
+        rules = replace(rules, reference=False)  # of noise
+    for found in (calibration, reference):
+        if found is not None:
+            found.check(rules.first_pass_words, str(folder.path))
+    return rules, calibration, reference
+
+
+def rules_arguments(model: Any, folder: Folder) -> dict[str, bool]:
+    """Return what `RoutingSettings.from_mapping` must know of a folder's model, which may have no values."""
+    return {
+        "images": model.main_input_name == "pixel_values",
+        "low_rank": folder.low_rank,
+        "decoder": _is_decoder(model.config),
+    }
 
 
 def _is_decoder(config: Any) -> bool:

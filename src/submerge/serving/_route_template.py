@@ -13,9 +13,15 @@ A server with many adapters, such as vLLM's, takes the name of the adapter with 
 on the base model, and send the name that it returns.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,104 +29,173 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from submerge.errors import Problem, RequestError, few
+from submerge.gating import head_width
+from submerge.methods.mass import RoutingSettings
+from submerge.routing import Router as TaskRouter
+from submerge.routing import Routing, RoutingRequest, TaskUpdates
+from submerge.serving._calibration_file import parse_calibration
+
 HERE = Path(__file__).resolve().parent
 
 
 class AdapterRouter:
-    """Finds the task whose update fits an input best, by the rows V_t that it reads one layer's inputs with.
+    """Finds the tasks of inputs, as the served model that was exported does.
 
-    Of the mean input z of a linear map, the score "residual" is ‖z − V_tᵀ V_t z‖, and "leading" is the share
-    of ‖V_t z‖² that falls on the trailing half of the singular directions. "null_space" is the mean over
-    tokens x of (1 − ‖V_t x‖² / ‖x‖²)^½, less the (1 − r/n)^½ of noise. The smaller one fits better.
+    A pass of the base shows the inputs of its linear maps, and the tasks' updates read these by the rows V_t
+    in `router.safetensors`. Heads are not looked at here: those of a model with heads are by `Tasks`.
     """
 
-    def __init__(self, folder: str | Path = HERE) -> None:
-        self.settings: dict[str, Any] = json.loads((Path(folder) / "router.json").read_text(encoding="utf-8"))
+    def __init__(self, folder: str | Path = HERE, heads: TaskHeads | None = None) -> None:
+        folder = Path(folder)
+        self.settings: dict[str, Any] = json.loads((folder / "router.json").read_text(encoding="utf-8"))
         self.tasks: list[str] = self.settings["tasks"]
-        self.modules: list[str] = self.settings["modules"]
-        self.score: str = self.settings["score"]
-        self.rows = load_file(Path(folder) / "router.safetensors")
+        prefix = f"{self.settings['part']}." if heads is not None and self.settings["part"] else ""
+        updates = AdapterUpdates(folder, self.settings["modules"], len(self.tasks), prefix, heads)
+        rules = RoutingSettings.from_mapping(self.settings["gate"], **self.settings["model"])
+        self.score = rules.score.value
+        calibrated = folder / "calibration.safetensors"
+        calibration, reference = parse_calibration(calibrated) if calibrated.exists() else (None, None)
+        names = [{"name": task} for task in self.tasks]
+        self.router = TaskRouter(names, self.settings["gate"], rules, updates, calibration, reference)
 
     def __call__(self, model: Any, **inputs: Any) -> str:
-        """Return the task of the inputs, by the mean of their scores."""
-        return self.tasks[int(self.scores(model, **inputs).mean(0).argmax())]
+        """Return the task of inputs that are of one task, by the mean of their scores."""
+        return the_task(self.route(model, **{"group": "batch", **inputs}))
+
+    def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
+        """Return a score [B, T] for each input and task: the larger the better."""
+        return self.route(model, **inputs).scores
 
     @torch.no_grad()
-    def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
-        """Return a score [B, T] for each input and task: z-scores of −r, averaged over what was looked at.
+    def route(self, model: Any, **inputs: Any) -> Routing:
+        """Return the choice for each input, with the scores.
 
-        `model` is the base, or a PeftModel on it.
+        `model` is the base, or a PeftModel on it. Beside its inputs there may be `task`, `group`, `form` and
+        `prior`, as a `RoutingRequest` has them.
         """
+        request = RoutingRequest.taken_from(inputs)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        mask = inputs.get("attention_mask")
-        sites: list[tuple[torch.Tensor, list[torch.Tensor]]] = []  # an input, and the r of maps that take it
+        given = next(
+            (inputs[name] for name in (base.main_input_name, "inputs_embeds") if name in inputs), None
+        )
+        if given is None:
+            what = f"there are no {base.main_input_name} to route: found {few(inputs) or 'no inputs'}"
+            raise RequestError(Problem(what, type(base).__name__, "give what the base's processor returns"))
+        with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
+            return self.router.route(base, inputs, len(given), request)
 
-        def observe(name: str, x: torch.Tensor) -> None:
-            # maps that share an input are one site, but for adapters, each of whose maps has rows of its own
-            if self.score != "residual" or not sites or sites[-1][0].data_ptr() != x.data_ptr():
-                sites.append((x, []))  # the input is held, so that no other takes its place in memory
-            weights = torch.ones(x.shape[:2]) if mask is None else mask
-            weights = weights.to(x).unsqueeze(-1)
-            z = (x * weights).float()  # [B, L, n]
-            if self.score != "null_space":
-                z = z.sum(1) / weights.sum(1)
-            residuals = [self._residual(name, task, z) for task in range(len(self.tasks))]
-            sites[-1][1].append(torch.stack(residuals, dim=-1))
 
-        hooks = [
-            base.get_submodule(name).register_forward_pre_hook(
-                lambda _, args, name=name: observe(name, args[0])
-            )
-            for name in self.modules
-        ]
-        run = base.get_encoder() if base.config.is_encoder_decoder else base
-        try:
-            if hasattr(model, "disable_adapter"):
-                with model.disable_adapter():
-                    run(**inputs)
-            else:
-                run(**inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.stack(
-            [z.mean(0) for z in self._zscores([torch.stack(residuals) for _, residuals in sites])]
-        ).mean(0)
-
-    def _zscores(self, sites: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return −r [maps, B, T] of each site as z-scores; of ratios, with one deviation for all maps."""
-        variances = [r.var(-1, keepdim=True) for r in sites]
-        if self.score == "null_space":
-            variances = [torch.cat(variances).mean(0)] * len(sites)
-        return [
-            (r.mean(-1, keepdim=True) - r) / (variance.sqrt() + 1e-6)
-            for r, variance in zip(sites, variances, strict=True)
-        ]
-
-    def _residual(self, name: str, task: int, z: torch.Tensor) -> torch.Tensor:
-        """Return r_t [B] of mean inputs z [B, n] of a map: what the score makes small where the task fits.
-
-        For the null-space ratio, z [B, L, n] are tokens, with zeros where there is none.
-        """
-        rows = self.rows.get(f"{name}:{task}", torch.zeros(0, z.shape[-1])).to(z)  # V_t [k, n]
-        energies = (z @ rows.T).double().square()  # [.., k]
-        energy, trailing = z.double().square().sum(-1), len(rows) // 2
-        if self.score == "null_space":
-            there = energy > 0
-            ratios = (1 - energies.sum(-1) / energy.where(there, 1)).clamp(0, 1).sqrt()
-            apart = (ratios - (1 - len(rows) / z.shape[-1]) ** 0.5) * there
-            ratio: torch.Tensor = apart.sum(1) / there.sum(1)
-            return ratio
-        if self.score == "residual":
-            return (energy - energies.sum(-1)).clamp(min=0).sqrt()
-        if not trailing:  # one direction has no halves: what evenly spread energy would give
-            return torch.ones_like(energy)
-        share = energies[:, -trailing:].sum(-1) / energies.sum(-1).clamp(min=1e-30)
-        return (share * len(rows) / trailing).sqrt()
+def the_task(routing: Routing) -> str:
+    """Return the task of inputs that are of one task."""
+    if len(found := sorted(set(routing.tasks))) > 1:
+        what = f"the inputs are of several tasks: {few(found)}"
+        raise RequestError(Problem(what, "", "give those of one task at a time"))
+    return routing.tasks[0]
 
 
 Router = AdapterRouter
 """Its earlier name."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """V_t of all tasks one below the other [R, n], the singular values [R], and where each task's are."""
+
+    down: torch.Tensor
+    values: torch.Tensor
+    places: Mapping[int, slice]
+
+
+class AdapterUpdates(TaskUpdates):
+    """The tasks' updates in a model of which no adapter is active.
+
+    `prefix` is what the model has before the base's names of its modules.
+    """
+
+    def __init__(
+        self, folder: Path, modules: Sequence[str], count: int, prefix: str, heads: TaskHeads | None
+    ) -> None:
+        tensors = load_file(folder / "router.safetensors")
+        self._rows = {prefix + module: self._of_module(tensors, module, count) for module in modules}
+        self._heads = heads
+
+    @staticmethod
+    def _of_module(tensors: Mapping[str, torch.Tensor], module: str, count: int) -> Rows:
+        numbers = [t for t in range(count) if f"{module}:{t}" in tensors]
+        parts = [tensors[f"{module}:{t}"] for t in numbers]
+        ends = [sum(map(len, parts[:k])) for k in range(len(parts) + 1)]
+        places = {t: slice(*ends) for t, ends in zip(numbers, pairwise(ends), strict=True)}
+        values = torch.cat([tensors[f"{module}:{t}:values"] for t in numbers])
+        return Rows(torch.cat(parts), values, places)
+
+    @property
+    def factors(self) -> Mapping[str, Rows]:
+        """Those of linear maps that are looked at, by the module's name in the model."""
+        return self._rows
+
+    @property
+    def head_widths(self) -> Sequence[int] | None:
+        """How many outputs the head of each task has; None where they are no evidence of the task."""
+        return None if self._heads is None else self._heads.widths
+
+    def left_out(self, *, every_head: bool = False) -> AbstractContextManager[None]:
+        """Return a context in which the model has the outputs of all heads, if these are asked for."""
+        return self._heads.side_by_side() if every_head and self._heads is not None else nullcontext()
+
+
+class TaskHeads:
+    """The tasks' heads at the places of a model, which has those of one task at a time.
+
+    `module` is what ends in a head's outputs, where it is all of the head, and else None.
+    """
+
+    def __init__(
+        self, model: Any, heads: Mapping[str, Mapping[str, torch.Tensor]], module: str | None
+    ) -> None:
+        self.model, self.heads, self.module = model, heads, module
+
+    @property
+    def widths(self) -> list[int] | None:
+        """How many outputs each task's head has; None where a head is of several modules."""
+        if self.module is None:
+            return None
+        return [head_width(self._inside(head)) for head in self.heads.values()]
+
+    def use(self, task: str) -> None:
+        """Let the model have the head of a task."""
+        for name, values in self.heads[task].items():
+            module, _, parameter = name.rpartition(".")
+            place = self.model.get_submodule(module)
+            like = getattr(place, parameter)
+            setattr(place, parameter, torch.nn.Parameter(values.to(like), requires_grad=False))
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[None]:
+        """Let the model end in the outputs of all heads, filled up with −inf to the widest."""
+        module, widest = self.model.get_submodule(self.module), max(self.widths or ())
+        plain = module.forward
+
+        def outputs(*args: Any, **kwargs: Any) -> torch.Tensor:
+            module.forward = plain
+            each = []
+            for head in map(self._inside, self.heads.values()):
+                values = {name: value.to(self.model.device, self.model.dtype) for name, value in head.items()}
+                found = torch.func.functional_call(module, values, args, kwargs)
+                each.append(torch.nn.functional.pad(found, (0, widest - found.shape[-1]), value=-torch.inf))
+            module.forward = outputs
+            return torch.cat(each, dim=-1)
+
+        module.forward = outputs
+        try:
+            yield
+        finally:
+            module.forward = plain
+
+    def _inside(self, head: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a head's parameters by their names in the module, in its order."""
+        order = [name for name, _ in self.model.get_submodule(self.module).named_parameters()]
+        return {name: head[f"{self.module}.{name}"] for name in order}
 
 
 class Tasks:
@@ -134,8 +209,8 @@ class Tasks:
         from peft import PeftModel
         from transformers.utils import logging
 
-        self.router = AdapterRouter(folder)
-        settings, folder = self.router.settings, Path(folder)
+        folder = Path(folder)
+        settings: dict[str, Any] = json.loads((folder / "router.json").read_text(encoding="utf-8"))
         self.base = base or settings["base"]
         level = logging.get_verbosity()
         logging.set_verbosity(40)  # errors alone: the base lacks the heads
@@ -144,27 +219,41 @@ class Tasks:
         )
         logging.set_verbosity(level)
         part = self.model.get_submodule(settings["part"])
-        places = {task: folder / task for task in self.router.tasks}
-        self.adapted = PeftModel.from_pretrained(part, places[self.router.tasks[0]], adapter_name="task0")
-        for number, task in enumerate(self.router.tasks[1:], 1):
-            self.adapted.load_adapter(places[task], adapter_name=f"task{number}")
+        places = {task: folder / task for task in settings["tasks"]}
         files = {task: place / "head.safetensors" for task, place in places.items()}
-        self.heads = {task: load_file(file) if file.exists() else {} for task, file in files.items()}
+        heads = {task: load_file(file) if file.exists() else {} for task, file in files.items()}
+        self.heads = TaskHeads(self.model, heads, settings["head"])
+        self.router = AdapterRouter(folder, self.heads)
+        first, *others = places.values()
+        self.adapted: Any = PeftModel.from_pretrained(part, first, adapter_name="task0")
+        for number, place in enumerate(others, 1):
+            self.adapted.load_adapter(place, adapter_name=f"task{number}")
         self.model.eval()
 
     def use(self, task: str) -> None:
         """Let the model be that of a task."""
         self.adapted.set_adapter(f"task{self.router.tasks.index(task)}")
-        for name, values in self.heads[task].items():
-            module, _, parameter = name.rpartition(".")
-            head = torch.nn.Parameter(values.to(self.model.device), requires_grad=False)
-            setattr(self.model.get_submodule(module), parameter, head)
+        self.heads.use(task)
+
+    def route(self, **inputs: Any) -> Routing:
+        """Return the choice for each input, with the scores; it takes what `AdapterRouter.route` does."""
+        with self.adapted.disable_adapter():
+            return self.router.route(self.model, **inputs)
+
+    def find(self, **inputs: Any) -> str:
+        """Return the task of inputs that are of one task, and let the model be that of it."""
+        task = the_task(self.route(**{"group": "batch", **inputs}))
+        self.use(task)
+        return task
 
     @torch.no_grad()
     def __call__(self, **inputs: Any) -> tuple[str, Any]:
-        """Return the task of the inputs, and the model's output as this task."""
-        task = self.router(self.adapted, **inputs)
-        self.use(task)
+        """Return the task of the inputs, and the model's output as this task.
+
+        Beside them there may be what says more of the task: `task` itself, `form` and `prior`.
+        """
+        task = self.find(**inputs)
+        RoutingRequest.taken_from(inputs)
         return task, self.model(**inputs)
 
 
@@ -183,8 +272,7 @@ class Answers:
         """Return the task of an input, and what the model answers."""
         inputs = self._inputs(item)
         if self.tasks.model.can_generate():
-            task = self.tasks.router(self.tasks.adapted, **inputs)
-            self.tasks.use(task)
+            task = self.tasks.find(**inputs)
             generated = self.tasks.model.generate(**inputs, max_new_tokens=self.length)[0]
             start = 0 if self.tasks.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
             return task, str(self.processor.decode(generated[start:], skip_special_tokens=True))
@@ -240,7 +328,7 @@ def main() -> None:
     for item in options.inputs:
         try:
             print("\t".join((*answers(item), item)))
-        except (OSError, ValueError) as error:  # an image that cannot be read
+        except (OSError, ValueError, RequestError) as error:  # as an image that cannot be read
             sys.exit(f"error: {item}: {error}")
 
 

@@ -17,11 +17,11 @@ MERGED_WITH = ("fixed", "scale", "others")
 """The settings that the bank and the checkpoint were merged with, so that they cannot change."""
 
 
-def with_settings(folder: Folder, given: Mapping[str, Any]) -> Folder:
+def with_settings(folder: Folder, given: Mapping[str, Any], where: str = "load") -> Folder:
     """Return the folder with the caller's settings, checked as a recipe's are.
 
     Settings that the folder lacks, for it is older, have their defaults. A preset stands for all that it
-    says, whatever the recipe's was.
+    says, whatever the recipe's was. `where` they were given is told with what is wrong.
     """
     method = METHODS["mass"]
     defaults = {o.name: o.default for o in method.options if o.single and o.scope == "shared"}
@@ -30,17 +30,18 @@ def with_settings(folder: Folder, given: Mapping[str, Any]) -> Folder:
         merged_with = {name: settings[name] for name in MERGED_WITH}
         settings |= {**defaults, **PRESETS[given["preset"]], **merged_with}
     problems: list[Problem] = []
-    changeable = [o.name for o in method.options if o.single and o.name not in MERGED_WITH]
+    own = [o for o in method.options if o.single and o.scope != "model"]
+    changeable = [o.name for o in own if o.name not in MERGED_WITH]
     for name, value in given.items():
         option = method.option(name)
-        if option is None or option.name not in changeable or option.scope == "model":
+        if option is None or option.name not in changeable:
             hint = did_you_mean(name, changeable, f"there are {few(changeable, 20)}")
-            problems.append(Problem(f"there is no setting {name!r} of the gate", "load", hint))
+            problems.append(Problem(f"there is no setting {name!r} of the gate", where, hint))
             continue
         try:
             settings[option.name] = option.check(value)
         except ValueError as error:
-            problems.append(Problem(str(error), "load"))
+            problems.append(Problem(str(error), where))
     if problems:
         raise RequestError(problems)
     return dataclasses.replace(folder, settings=settings)
