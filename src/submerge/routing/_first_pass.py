@@ -186,10 +186,10 @@ class FirstPass:
 
     def _head_widths(self, model: Any) -> Sequence[int] | None:
         """Return the widths of the tasks' heads where these are evidence: on an encoder's output."""
-        if not self.settings.head_evidence or self.replay is not None:
+        widths = self.updates.head_widths
+        if not self.settings.head_evidence or widths is None or self.replay is not None:
             return None
-        generates = model.can_generate() or model.config.is_encoder_decoder
-        return None if generates else self.updates.head_widths
+        return None if model.can_generate() or model.config.is_encoder_decoder else widths
 
 
 def _by_name(names: Sequence[str], reference: RouterReference) -> dict[str, torch.Tensor]:

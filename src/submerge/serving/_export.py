@@ -338,7 +338,7 @@ def _write_router(parts: _Parts, out: Path) -> None:
 def _looked_at(parts: _Parts) -> dict[str, str]:
     """Return the maps that the router may look at, by the tensors' names, in the layers that it looks at."""
     model = parts.models.base
-    part = model.base_model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    part = model.base_model.get_encoder() if _has_encoder(model) else model.base_model
     inside = set(map(id, part.modules()))
     layers: dict[tuple[str, int], dict[str, str]] = {}
     for name, parameter in parts.linear.items():
@@ -358,10 +358,14 @@ def _looked_at(parts: _Parts) -> dict[str, str]:
     return found
 
 
+def _has_encoder(model: Any) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
 def _head(parts: _Parts) -> str | None:
     """Return the module that is a head, where heads are evidence of the task; None where they are several."""
     opened, model = parts.folder, parts.models.tasks
-    counts = parts.rules.head_evidence and not model.can_generate() and not model.config.is_encoder_decoder
+    counts = parts.rules.head_evidence and not model.can_generate() and not _has_encoder(model)
     if not counts or not any(opened.heads):
         return None
     heads = [{parts.models.heads[name]: x for name, x in head.items()} for head in opened.heads]
