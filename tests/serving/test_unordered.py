@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from submerge.serving._attach import _is_unordered
+from submerge.serving._attach import is_unordered
 
 
 class ToyExperts(nn.Module):
@@ -39,7 +39,7 @@ def test_experts_are_told_by_the_name_of_their_class_or_of_their_list() -> None:
     own = Block(nn.ModuleDict({"expert_0": ToyExpertMLP()}))
     packed = Block(ToyExperts())
     model = nn.ModuleDict({"lists": lists, "own": own, "packed": packed})
-    found = {path for path, _ in model.named_modules() if path and _is_unordered(model, path)}
+    found = {path for path, _ in model.named_modules() if path and is_unordered(model, path)}
     assert found == {
         "lists.experts",
         *(f"lists.experts.{number}{inside}" for number in range(2) for inside in ("", ".0")),
