@@ -20,7 +20,7 @@ def recipe(**tokenizer: Any) -> dict[str, Any]:
         ("mean", NewTokens("mean")),
         ({"method": "omp"}, NewTokens("omp", 64)),
         ({"k": 8}, NewTokens("omp", 8)),
-        ({"method": "zero", "k": 3}, NewTokens("zero", 3)),
+        ({"method": "zero"}, NewTokens("zero")),
     ],
 )
 def test_a_method_or_a_mapping(given: Any, expected: NewTokens) -> None:
@@ -38,6 +38,10 @@ def test_a_method_or_a_mapping(given: Any, expected: NewTokens) -> None:
         ({"source": "donor", "new_tokens": ["omp"]}, "'new_tokens' is a method or a mapping, not a list"),
         ({"source": "donor", "new_tokens": "omq"}, "one of 'mean', 'omp', 'subword', 'zero'"),
         ({"source": "donor", "new_tokens": {"k": True}}, "k is a positive whole number, not true"),
+        (
+            {"source": "donor", "new_tokens": {"method": "mean", "k": 8}},
+            "k is of the method omp",
+        ),
         ({"source": "donor", "new_tokens": {"n": 3}}, "unknown key 'n'"),
         (
             {"source": "donor", "new_tokens": "zero", "tokens": {"a": None}},

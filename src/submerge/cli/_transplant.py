@@ -25,7 +25,9 @@ def transplant(
     method: Annotated[
         str, typer.Option(help="For tokens that the model lacks: omp, subword, mean or zero.")
     ] = "omp",
-    k: Annotated[int, typer.Option("-k", "--k", help="Shared tokens in a combination of omp.")] = 64,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", help="Shared tokens in a combination of omp: 64 by default.")
+    ] = None,
     pad_to_multiple_of: Annotated[
         int | None, typer.Option(help="Of what number the rows of the tables are a multiple.")
     ] = None,

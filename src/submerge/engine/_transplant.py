@@ -55,7 +55,7 @@ def transplant(
     out: str | Path,
     *,
     method: str = "omp",
-    k: int = 64,
+    k: int | None = None,
     pad_to_multiple_of: int | None = None,
     chat_template: str | None = None,
     settings: Settings | None = None,
@@ -74,7 +74,7 @@ def transplant(
         donor: the same of a model of any size; for methods other than `omp` its tokenizer is enough.
         out: the folder to make.
         method: `omp`, `subword`, `mean` or `zero`, for the rows of tokens that the model lacks.
-        k: shared tokens in a combination of `omp`.
+        k: shared tokens in a combination of `omp`, 64 by default; other methods take none.
         pad_to_multiple_of: the tables have a number of rows that is a multiple of this.
         chat_template: the donor's by default; `auto` for the model's, the name of a template, or its text.
         settings: how to run.
@@ -122,7 +122,7 @@ def plan_transplant(
     donor: str,
     *,
     method: str = "omp",
-    k: int = 64,
+    k: int | None = None,
     pad_to_multiple_of: int | None = None,
     chat_template: str | None = None,
     settings: Settings | None = None,
@@ -132,7 +132,9 @@ def plan_transplant(
 
     The arguments are those of `transplant`. Raises `RequestError` with all that is wrong.
     """
-    new_tokens = {"method": method, "k": k}
+    new_tokens: dict[str, Any] = {"method": method}
+    if k is not None:
+        new_tokens["k"] = k
     tokenizer = {"source": donor, "new_tokens": new_tokens, "pad_to_multiple_of": pad_to_multiple_of}
     recipe: dict[str, Any] = {
         "merge_method": "passthrough",

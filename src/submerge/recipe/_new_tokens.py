@@ -51,6 +51,8 @@ def read_new_tokens(raw: Any, source: str | None, report: Report) -> NewTokens |
         what = f"the method for new tokens is {show(method)}"
         report.add(what, (*path, "method"), f"one of {listed(NEW_TOKEN_METHODS)}")
         method = NewTokens.method
+    elif method != "omp" and "k" in given:
+        report.add(f"k is of the method omp, and not of {method}", (*path, "k"), "leave it out")
     if not is_count(k):
         report.add(f"k is a positive whole number, not {show(k)}", (*path, "k"), "write 64")
         k = NewTokens.k
