@@ -16,14 +16,7 @@ from benchmarks.replication.multimodal.merge import BASE
 from benchmarks.replication.multimodal.plots import draw
 from benchmarks.replication.multimodal.probes import GROUPS, MEAN, PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
-from benchmarks.replication.multimodal.rows import (
-    COMPOSED,
-    DECOUPLED,
-    JOINT_MODEL,
-    NAIVE,
-    merges,
-    naive_merges,
-)
+from benchmarks.replication.multimodal.rows import COMPOSED, DECOUPLED, JOINT_MODEL, NAIVE, merges
 from benchmarks.replication.multimodal.suite import Multimodal
 
 __all__ = ["REFERENCES", "gather", "markdown", "sanity", "tables", "write"]
@@ -34,10 +27,9 @@ REFERENCES = (BASE, *ALONE, *(row.name for row in COMPOSED))
 
 def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON and tables of what is finished."""
-    decoupled = [*REFERENCES, *(row.name for row in merges(options.methods))]
-    naive = [row.name for row in naive_merges(options.methods)]
-    rows = dict.fromkeys(decoupled, DECOUPLED) | dict.fromkeys(naive, NAIVE)
-    seeds = gather(cache, options.seeds, rows)
+    ways = dict.fromkeys(REFERENCES, DECOUPLED)
+    ways |= {row.name: way for way in (DECOUPLED, NAIVE) for row in merges(options.methods, way)}
+    seeds = gather(cache, options.seeds, ways)
     page.need(seeds, options.suite)
     found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),

@@ -16,7 +16,6 @@ __all__ = [
     "SSAM_RANKS",
     "ComposedRow",
     "merges",
-    "naive_merges",
 ]
 
 DECOUPLED, NAIVE = "decoupled", "naive"
@@ -56,14 +55,13 @@ _EXTRA = tuple(
 _NAMES = ("ssam", "task_arithmetic", "ties", "knots_ties", "tsv_m", "iso_c", "wudi")
 _NAIVE = Merge("naive_average", each={"weight": 1.0}, method="linear", kinds=("lora",))
 """NaiveMC: the average of specialists that have one LoRA for all tokens, with which all tokens run."""
-METHODS = (AVERAGE, *(row for name in _NAMES for row in ROWS if row.name == name), *_EXTRA, _NAIVE)
+_MERGES = {
+    DECOUPLED: (AVERAGE, *(row for name in _NAMES for row in ROWS if row.name == name), *_EXTRA),
+    NAIVE: (_NAIVE,),
+}
+METHODS = tuple(row for rows in _MERGES.values() for row in rows)
 
 
-def merges(names: Sequence[str] | None) -> list[Merge]:
-    """Return the merges of language LoRAs that are asked for, all where nothing is said."""
-    return [row for row in METHODS if row is not _NAIVE and (names is None or row.name in names)]
-
-
-def naive_merges(names: Sequence[str] | None) -> list[Merge]:
-    """Return the merges of specialists with one LoRA that are asked for."""
-    return [_NAIVE] if names is None or _NAIVE.name in names else []
+def merges(names: Sequence[str] | None, way: str = DECOUPLED) -> list[Merge]:
+    """Return the merges of specialists trained in one way that are asked for, all where nothing is said."""
+    return [row for row in _MERGES[way] if names is None or row.name in names]

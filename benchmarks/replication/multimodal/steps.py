@@ -13,14 +13,7 @@ from benchmarks.replication.multimodal import inputs, report
 from benchmarks.replication.multimodal.bases import write_union
 from benchmarks.replication.multimodal.merge import MultimodalBench
 from benchmarks.replication.multimodal.questions import SKILLS
-from benchmarks.replication.multimodal.rows import (
-    COMPOSED,
-    DECOUPLED,
-    JOINT_MODEL,
-    NAIVE,
-    merges,
-    naive_merges,
-)
+from benchmarks.replication.multimodal.rows import COMPOSED, DECOUPLED, JOINT_MODEL, NAIVE, merges
 from benchmarks.replication.multimodal.specialists import train
 from benchmarks.replication.multimodal.suite import Multimodal
 
@@ -69,7 +62,7 @@ def _merge_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, see
     if not all(suite.trained(cache, seed, name, NAIVE).exists() for name in SKILLS):
         say(f"seed {seed}: no specialists with one LoRA for all tokens are trained, and so none is merged")
         return
-    for row in naive_merges(options.methods):
+    for row in merges(options.methods, NAIVE):
         MultimodalBench(suite, cache, seed, data_folder(), how, say, NAIVE).run(row)
 
 
