@@ -51,7 +51,7 @@ OTHERS: dict[str, tuple[Any, Steps]] = {
 }
 """Suites on a decoder, which bring steps of their own."""
 BESIDE = {"admit": admit, "serve": serve, "observe": follow}
-"""Steps of suites on an encoder that `all` does not take."""
+"""Steps of suites on an encoder that `all` does not take. One on a decoder may have some of them, too."""
 FAST_STEPS = 30
 
 
@@ -137,7 +137,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--tasks is not for {options.suite}")
     if unknown := [kind for kind in options.kinds or () if kind not in suite.trainings]:
         parser.error(f"--kinds {', '.join(unknown)} is not for {options.suite}")
-    if options.suite in OTHERS and options.step in BESIDE:
+    if options.suite in OTHERS and options.step in BESIDE and options.step not in OTHERS[options.suite][1]:
         parser.error(f"{options.step} is not for {options.suite}")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")

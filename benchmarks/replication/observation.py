@@ -7,18 +7,35 @@ it a sign of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import submerge
+from benchmarks import page
+from benchmarks.console import say
 from benchmarks.page import Table, pyplot
 from benchmarks.replication.cache import Result
+from benchmarks.replication.suite import Training
 from submerge.calibrate import choose_hooks
 
-__all__ = ["EVERYWHERE", "LAMBDAS", "Hooks", "at_step", "omegas", "picture", "tables"]
+__all__ = [
+    "EVERYWHERE",
+    "LAMBDAS",
+    "Hooks",
+    "at_step",
+    "omegas",
+    "picture",
+    "publish",
+    "saved_steps",
+    "tables",
+    "title",
+    "trainings",
+]
 
 LAMBDAS = (0.0, 0.25, 0.5, 1.0)
 Hooks = Mapping[str, Callable[[Any, list[str]], list[str]]]
@@ -27,6 +44,21 @@ EVERYWHERE: Hooks = {
     "last_quarter": lambda model, names: choose_hooks(model, names, "last_quarter"),
     "all": lambda model, names: names,
 }
+
+
+def trainings(own: Training, tasks: Iterable[str], paces: Sequence[float]) -> list[tuple[str, Training]]:
+    """Return each task with a suite's own training, at its rate times each of `paces`."""
+    return [(task, replace(own, rate=own.rate * pace)) for task in tasks for pace in paces]
+
+
+def title(task: str, training: Training) -> str:
+    """Return what a training that is followed is called."""
+    return f"{task}, {training.rate:g}"
+
+
+def saved_steps(steps: int) -> list[int]:
+    """Return after which steps adapters are saved: each quarter of them, and the middle of the first."""
+    return sorted({max(1, steps * eighths // 8) for eighths in (1, 2, 4, 6, 8)})
 
 
 def at_step(folder: Path, step: int, steps: int) -> Path:
@@ -110,3 +142,29 @@ def picture(observed: Mapping[str, Any], hooks: Sequence[str], quality: str = "a
     panels[0][0].set_ylabel(quality)
     panels[0][-1].legend(frameon=False, fontsize=6)
     return figure
+
+
+def publish(
+    suite: Mapping[str, Any],
+    seed: int,
+    observed: Mapping[str, Any],
+    about: str,
+    quality: str,
+    cache: Path,
+    options: argparse.Namespace,
+) -> None:
+    """Write JSON, tables and the picture of what was seen of the adapters of a seed.
+
+    `suite` are the suite's facts, `about` says on what ω and quality are measured, and `cache` is the folder
+    that reports of `--fast` go to.
+    """
+    found = page.facts(f"{suite['name']}, adapters while they are trained", suite)
+    found |= {"seed": seed, "observed": observed}
+    described = [
+        f"Adapters of seed {seed}, saved while they are trained, each in the base alone, λ times. {about} "
+        "The suite's own adapters have the middle rate. In the picture a line is a training."
+    ]
+    out, stem = page.out_folder(cache, options), f"replication-{suite['name']}-observation"
+    page.write(out, stem, found, page.markdown(found, described, tables(observed, quality), ""))
+    drawn = page.save(picture(observed, list(EVERYWHERE), quality), out / f"{stem}.png")
+    say(f"wrote in {out}: {stem}.json, {stem}.md, {drawn.name}")

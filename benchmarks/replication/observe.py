@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import page
 from benchmarks.console import Say, silent
 from benchmarks.replication import observation, train
 from benchmarks.replication.cache import Cache, Result, cached, timed
@@ -19,33 +17,25 @@ from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import Suite, Training
 
-__all__ = ["draw", "follow", "markdown", "name", "trainings"]
+__all__ = ["ABOUT", "QUALITY", "follow", "trainings"]
 
 INPUTS = 64
 BATCH = 16
-PARTS = 4
-"""Adapters are saved after each of so many parts of a training, and in the middle of the first."""
+ABOUT = f"ω is measured on {INPUTS} validation inputs, quality on all of them."
 QUALITY = "accuracy, or correlation"
 
 
 def trainings(suite: Suite) -> list[tuple[str, Training]]:
     """Return the observed tasks, each with its trainings."""
-    own = suite.trainings["lora"]
     tasks = [task for task in suite.observed if task in suite.tasks]
-    return [(task, replace(own, rate=own.rate * pace)) for task in tasks for pace in suite.paces]
-
-
-def name(task: str, training: Training) -> str:
-    """Return what a training is called."""
-    return f"{task}, {training.rate:g}"
+    return observation.trainings(suite.trainings["lora"], tasks, suite.paces)
 
 
 def follow(
     suite: Suite, cache: Cache, split: Split, head: Head, training: Training, seed: int, say: Say = silent
 ) -> Result:
     """Train an adapter, unless the cache has what was seen of it; return its ratios and scores by step."""
-    quarters = [training.steps * part // PARTS for part in range(1, PARTS + 1)]
-    saved = [max(1, quarters[0] // 2), *quarters]
+    saved = observation.saved_steps(training.steps)
     config: dict[str, Any] = suite.home.facts() | {"task": split.task, "seed": seed}
     config |= {"training": training.config(), "steps": saved, "inputs": INPUTS}
     config |= {"lambdas": list(observation.LAMBDAS), "hooks": list(observation.EVERYWHERE)}
@@ -97,19 +87,3 @@ def _measured(suite: Suite, cache: Cache, split: Split, head: Head, adapters: Ma
         for step, place in places.items()
     }
     return found | {"accuracy": scores}
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """Return the page: a table for each choice of hooks."""
-    about = [
-        f"Adapters of seed {results['seed']}, saved while they are trained, each in the base alone, λ times. "
-        f"ω is measured on {INPUTS} validation inputs, quality on all of them. The suite's own adapters have "
-        "the middle rate. In the picture a line is a training."
-    ]
-    return page.markdown(results, about, observation.tables(results["observed"], QUALITY), "")
-
-
-def draw(results: Mapping[str, Any], out: Path, stem: str) -> Path:
-    """Draw ratio against quality; return the path."""
-    figure = observation.picture(results["observed"], list(observation.EVERYWHERE), QUALITY)
-    return page.save(figure, out / f"{stem}.png")

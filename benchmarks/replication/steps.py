@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import page
 from benchmarks.console import say
-from benchmarks.replication import methods, observe, report, splits, train
+from benchmarks.replication import methods, observation, observe, report, splits, train
 from benchmarks.replication.admit import admission, markdown
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
@@ -136,12 +136,8 @@ def follow(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     train.write_base(suite, cache)
     train.heads(suite, cache, lambda: _splits(suite.home), seed)
     run_all(_follow_one, [(suite, cache, options, seed, *one) for one in chosen], options.jobs)
-    seen = {observe.name(*one): _followed(suite, cache, options, seed, *one) for one in chosen}
-    found = page.facts(f"{suite.name}, adapters while they are trained", suite.facts())
-    found |= {"seed": seed, "observed": seen}
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-observation"
-    page.write(out, stem, found, observe.markdown(found))
-    say(f"wrote in {out}: {stem}.json, {stem}.md, {observe.draw(found, out, stem).name}")
+    seen = {observation.title(*one): _followed(suite, cache, options, seed, *one) for one in chosen}
+    observation.publish(suite.facts(), seed, seen, observe.ABOUT, observe.QUALITY, cache.root, options)
 
 
 def _follow_one(
@@ -149,7 +145,7 @@ def _follow_one(
 ) -> None:
     quiet(options.threads)
     marker = _followed(suite, cache, options, seed, task, training)
-    say(f"{observe.name(task, training)}: {marker['seconds']:.0f} s")
+    say(f"{observation.title(task, training)}: {marker['seconds']:.0f} s")
 
 
 def _followed(
@@ -157,7 +153,7 @@ def _followed(
 ) -> dict[str, Any]:
     split = _splits(suite, [task])
     head = train.load_heads(suite, cache, split, seed)[task]
-    title = observe.name(task, training)
+    title = observation.title(task, training)
     return observe.follow(
         suite, cache, split[task], head, training, seed, lambda line: say(f"{title}: {line}")
     )

@@ -19,7 +19,8 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import smollm
-from benchmarks.replication.skills import learned, specialists, tasks
+from benchmarks.replication.observation import LAMBDAS
+from benchmarks.replication.skills import learned, observe, specialists, tasks
 from benchmarks.replication.skills.calculations import calculation, value
 from benchmarks.replication.skills.chat import Chat, Conversation, TrainingBatch, load
 from benchmarks.replication.skills.metrics import equal_value, exact_match, rouge_l, slot_f1
@@ -177,6 +178,9 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         training=training,
         validation=4,
         test=6,
+        observed=("sums",),
+        paces=(0.2, 1.0),
+        answered=8,
         grid=(0.3, 0.8),
     )
     monkeypatch.setitem(command.OTHERS, "skills-8", (tiny, STEPS))
@@ -205,10 +209,21 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "routed to their skill: prompts of each skill, 8 of each" in page
     assert "ω(λ)" in page
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
-    monkeypatch.setattr(specialists, "_fit", lambda *_: pytest.fail("it was trained again"))
+    assert command.main(["observe", "skills-8", *asked]) == 0
+    seen = json.loads((tmp_path / "out" / "replication-skills-8-observation.json").read_text())["observed"]
+    assert set(seen) == {"sums, 0.002", "sums, 0.01"}
+    for one in seen.values():
+        assert set(one["accuracy"]) == {"0", "1", "2", "3"}, "the base, and each step that was saved"
+        assert {len(values) for values in one["omega"]["all"].values()} == {len(LAMBDAS)}
+    assert seen["sums, 0.002"]["omega"]["all"]["3"] != seen["sums, 0.01"]["omega"]["all"]["3"]
+    assert "| sums, 0.01 | 3 |" in (tmp_path / "out" / "replication-skills-8-observation.md").read_text()
+    for module in (specialists, observe):
+        monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("it was trained again"))
     monkeypatch.setattr(Chat, "answers", lambda *_, **__: pytest.fail("it was scored again"))
-    for step in ("train", "merge"):
+    for step in ("train", "merge", "observe"):
         assert command.main([step, "skills-8", *asked]) == 0
+    with pytest.raises(SystemExit):  # of argparse: it has no candidates to admit
+        command.main(["admit", "skills-8", *asked])
 
 
 def test_fast_is_a_slice() -> None:

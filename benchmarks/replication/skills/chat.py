@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.replication.skills.metrics import METRICS
 from benchmarks.replication.skills.tasks import Example, Skill
 
 __all__ = ["Chat", "Conversation", "TrainingBatch", "load"]
@@ -96,9 +97,16 @@ class Chat:
             answers = [texts[which.index(i)] if i in which else text for i, text in enumerate(answers)]
         return answers
 
-    def padded(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return prompts padded on the left, so that answers begin at one place."""
-        inputs = self.tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt")
+    def score(self, model: Any, skill: Skill, examples: Sequence[Example], **more: Any) -> float:
+        """Return the mean score of a model's answers; what else is given goes to `model.generate`."""
+        metric = METRICS[skill.metric]
+        answers = self.answers(model, skill, examples, **more)
+        scores = [metric(answer, one.answers) for answer, one in zip(answers, examples, strict=True)]
+        return sum(scores) / len(scores)
+
+    def padded(self, prompts: Sequence[str], side: str = "left") -> dict[str, torch.Tensor]:
+        """Return prompts padded on the left, so that answers begin at one place, or on the right."""
+        inputs = self.tokenizer(list(prompts), padding=True, padding_side=side, return_tensors="pt")
         return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
     def _ids(self, text: str) -> list[int]:

@@ -13,7 +13,6 @@ from benchmarks.replication.cache import Cache, Result, cached, trained
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.scores import summary
 from benchmarks.replication.skills.chat import Chat, load
-from benchmarks.replication.skills.metrics import METRICS
 from benchmarks.replication.skills.suite import START, Skills
 from benchmarks.replication.skills.tasks import Skill
 from submerge.calibrate import Item
@@ -59,10 +58,7 @@ class SkillsBench(Bench):
 
     def score(self, model: Any, skill: Skill, part: str, **more: Any) -> float:
         """Return the mean score of a model's answers; what else is given goes to `generate`."""
-        examples, metric = self.examples[skill.name][part], METRICS[skill.metric]
-        answers = self.chat.answers(model, skill, examples, **more)
-        scores = [metric(answer, one.answers) for answer, one in zip(answers, examples, strict=True)]
-        return sum(scores) / len(scores)
+        return self.chat.score(model, skill, self.examples[skill.name][part], **more)
 
     def scores(self, model: Any, part: str) -> Scores:
         """Return skill -> score of one model."""

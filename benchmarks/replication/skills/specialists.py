@@ -14,10 +14,12 @@ from benchmarks.console import Say, silent
 from benchmarks.replication.cache import Result, cached, timed
 from benchmarks.replication.loop import linear, minimise, paced, tenths
 from benchmarks.replication.rows import seed_of
-from benchmarks.replication.skills.chat import Conversation, TrainingBatch, load
+from benchmarks.replication.skills.chat import Chat, Conversation, TrainingBatch, load
+from benchmarks.replication.skills.suite import Skills
+from benchmarks.replication.skills.tasks import Skill
 from benchmarks.replication.suite import Training
 
-__all__ = ["train"]
+__all__ = ["conversations", "fit", "train", "untrained"]
 
 SORTED_TOGETHER = 16
 """Batches out of which conversations of like length are put together."""
@@ -40,17 +42,10 @@ def train(
     """
 
     def make(part: Path, measured: Result) -> None:
-        from peft import LoraConfig, get_peft_model
-
         draw = seed_of("skills", facts["skill"], facts["seed"])
-        torch.manual_seed(draw)
-        lm = load(base)
-        lora = LoraConfig(
-            r=training.rank, lora_alpha=training.alpha, target_modules=list(targets), task_type="CAUSAL_LM"
-        )
-        adapter = get_peft_model(lm, lora)  # which puts the LoRA into the LM itself
+        adapter = untrained(base, training, targets, draw)
         with timed(measured):
-            measured["losses"] = _fit(lm, conversations(), training, draw, say)
+            measured["losses"] = fit(adapter, conversations(), training, draw, say)
         adapter.save_pretrained(part)
         measured["bytes"] = sum(file.stat().st_size for file in part.glob("*.safetensors"))
 
@@ -58,10 +53,37 @@ def train(
     return cached(folder, config, make)
 
 
-def _fit(
-    lm: Any, conversations: Sequence[Conversation], training: Training, seed: int, say: Say
+def conversations(suite: Skills, base: Path, skill: Skill, data: Path) -> list[Conversation]:
+    """Return what adapters of a skill are trained on: its training conversations that are not too long."""
+    every = Chat(base).conversations(skill, suite.examples(skill, data)["train"])
+    return [one for one in every if len(one) <= suite.longest]
+
+
+def untrained(base: Path, training: Training, targets: Sequence[str], seed: int) -> Any:
+    """Return the LM with a new LoRA, as a `PeftModel`."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    lm = load(base)
+    lora = LoraConfig(
+        r=training.rank, lora_alpha=training.alpha, target_modules=list(targets), task_type="CAUSAL_LM"
+    )
+    return get_peft_model(lm, lora)
+
+
+def fit(
+    adapter: Any,
+    conversations: Sequence[Conversation],
+    training: Training,
+    seed: int,
+    say: Say = silent,
+    after: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
-    """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps."""
+    """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps.
+
+    After each step `after` gets its number, from 1 on.
+    """
+    lm = adapter.get_base_model()  # its modules hold the LoRA
     weights = [weight for weight in lm.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.decay)
     schedule = paced(optimizer, linear(training.steps, training.warmup))
@@ -76,6 +98,7 @@ def _fit(
         if time.perf_counter() - last_line > EVERY:
             last_line = time.perf_counter()
             say(f"{step + 1} of {training.steps} steps, loss {loss.item():.3f}")
+        after(step + 1)
 
     lm.train()
     losses = minimise(loss_of, weights, optimizer, schedule, range(training.steps), training.clip, progress)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.console import say
-from benchmarks.replication import methods
+from benchmarks.replication import methods, observation
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, cached
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.data import data_folder
 from benchmarks.replication.jobs import quiet, run_all
-from benchmarks.replication.skills import report
-from benchmarks.replication.skills.chat import Chat, Conversation
+from benchmarks.replication.skills import observe, report
 from benchmarks.replication.skills.learned import learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
 from benchmarks.replication.skills.routed import MASS_ROWS, serve
 from benchmarks.replication.skills.sequence import SkillsInSequence
-from benchmarks.replication.skills.specialists import train
+from benchmarks.replication.skills.specialists import conversations, train
 from benchmarks.replication.skills.suite import ROWS, Skills
 from benchmarks.replication.skills.tasks import Skill
+from benchmarks.replication.suite import Training
 
 __all__ = ["STEPS"]
 
@@ -28,23 +28,23 @@ __all__ = ["STEPS"]
 def _train(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
     """Write the LM, then train an adapter for each skill and seed."""
     quiet(options.threads)
-    cached(suite.lm_folder(cache), {"base": suite.base.home}, lambda folder, _: suite.base.write(folder))
+    _write_lm(suite, cache)
     jobs = [(seed, skill) for seed in options.seeds for skill in suite.skills]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
+
+
+def _write_lm(suite: Skills, cache: Cache) -> None:
+    cached(suite.lm_folder(cache), {"base": suite.base.home}, lambda folder, _: suite.base.write(folder))
 
 
 def _train_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: int, skill: Skill) -> None:
     quiet(options.threads)
     base, name = suite.lm_folder(cache), f"seed {seed} {skill.name}"
 
-    def conversations() -> list[Conversation]:
-        every = Chat(base).conversations(skill, suite.examples(skill, data_folder())["train"])
-        return [one for one in every if len(one) <= suite.longest]
-
     facts = {"skill": skill.name, "seed": seed, **suite.training_facts(skill)}
     marker = train(
         base,
-        conversations,
+        lambda: conversations(suite, base, skill, data_folder()),
         cache.specialist(seed, LORA, skill.name),
         suite.training,
         suite.targets,
@@ -79,4 +79,30 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
     diagnose(bench)
 
 
-STEPS = {"train": _train, "merge": _merge, "report": report.write}
+def _observe(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
+    """Follow adapters of the observed skills while they are trained, by the first seed; write tables."""
+    quiet(options.threads)
+    _write_lm(suite, cache)
+    seed, chosen = options.seeds[0], observe.trainings(suite)
+    run_all(_observe_one, [(suite, cache, options, seed, *one) for one in chosen], options.jobs)
+    seen = {
+        observation.title(skill.name, training): observe.follow(
+            suite, cache, skill, training, seed, data_folder()
+        )
+        for skill, training in chosen
+    }
+    observation.publish(suite.facts(), seed, seen, observe.about(suite), observe.QUALITY, cache.root, options)
+
+
+def _observe_one(
+    suite: Skills, cache: Cache, options: argparse.Namespace, seed: int, skill: Skill, training: Training
+) -> None:
+    quiet(options.threads)
+    name = observation.title(skill.name, training)
+    marker = observe.follow(
+        suite, cache, skill, training, seed, data_folder(), lambda line: say(f"{name}: {line}")
+    )
+    say(f"{name}: {marker['seconds']:.0f} s")
+
+
+STEPS = {"train": _train, "merge": _merge, "report": report.write, "observe": _observe}

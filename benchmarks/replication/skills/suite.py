@@ -52,7 +52,8 @@ class Skills:
     """Everything that fixes the suite's results but the seed.
 
     `most_train`, `validation` and `test` are examples of each skill; `longest` are the tokens that a
-    conversation may have to be trained on.
+    conversation may have to be trained on. Of the skills `observed` adapters are followed while they are
+    trained, at the rate of the others times each of `paces`, and scored on `answered` validation prompts.
     """
 
     name: str = "skills-8"
@@ -66,6 +67,9 @@ class Skills:
     validation: int = 24
     test: int = 64
     longest: int = 128
+    observed: tuple[str, ...] = ("inflection", "slots")
+    paces: tuple[float, ...] = (0.2, 1.0, 3.0)
+    answered: int = 48
     grid: tuple[float, ...] = GRID
 
     def fast(self) -> Skills:
@@ -78,6 +82,9 @@ class Skills:
             training=replace(self.training, steps=5, batch=4),
             validation=4,
             test=8,
+            observed=tuple(skill.name for skill in self.skills[:1]),
+            paces=(1.0,),
+            answered=8,
             grid=(0.3, 1.0),
         )
 
