@@ -199,6 +199,29 @@ def test_a_removed_task_was_never_there(made: Tasks, tmp_path: Path, removed: st
     assert [name.partition("-")[0] for name in kept] == sorted(rest)
 
 
+@pytest.mark.parametrize("more", [("data",), ("samples", "batch_size"), ("base",)])
+@pytest.mark.parametrize(("keep", "why"), [("full", "the state keeps the moments"), ("none", ".*--model")])
+def test_how_a_removed_task_is_measured_is_not_said_without_its_model(
+    made: Tasks, tmp_path: Path, keep: str, why: str, more: tuple[str, ...]
+) -> None:
+    found = grown(made, tmp_path / "state", "law", "poems", keep=keep)
+    known = {"data": made.of("law")[2], "samples": 5, "batch_size": 5, "base": made.base}
+    named = ", ".join(f"--{name.replace('_', '-')}" for name in more)
+    with pytest.raises(submerge.RequestError, match=f"^{named}: {why}"):
+        found.remove("law", **{name: known[name] for name in more})
+    assert found.tasks == ("law", "poems")
+
+
+def test_the_model_of_a_removed_task_is_looked_at_where_moments_are_kept(made: Tasks, tmp_path: Path) -> None:
+    found = grown(made, tmp_path / "state", "law", "chess")
+    _, model, data = made.of("law")
+    with pytest.raises(submerge.RequestError, match="is another adapter than"):
+        found.remove("law", model=made.of("chess")[1], data=data)
+    assert found.tasks == ("law", "chess")
+    found.remove("law", model=model, data=data)
+    assert found.tasks == ("chess",)
+
+
 def test_an_export_inside_of_the_state_stays(made: Tasks, tmp_path: Path) -> None:
     found = grown(made, tmp_path / "state", "law")
     before = exported(found, tmp_path / "state/merged")

@@ -306,18 +306,18 @@ def remove_task(
     Raises `RequestError` where there is no such task, or its adapter and data are needed and not the same.
     """
     record = manifest.task(name)
+    model = None if again is None else open_task_model(again.model, open_base(manifest.base, again.base))
+    if again is not None and model is not None and not model.is_as(record.adapter):
+        what = f"is another adapter than the one that {name!r} was added with, or has another scale"
+        raise RequestError(Problem(what, again.model, "give that one, with the configuration that it had"))
     if manifest.options.keeps_moments or len(manifest.tasks) == 1:
         return manifest.without_task(name, None)
-    if again is None or again.data is None:
+    if again is None or model is None or again.data is None:
         what = f"the moments of {name!r} were not kept: only their sum was (--keep none)"
         hint = (
             "give its adapter and its data again, with --model and --data: they are measured, and subtracted"
         )
         raise RequestError(Problem(what, str(folder.path), hint))
-    model = open_task_model(again.model, open_base(manifest.base, again.base))
-    if not model.is_as(record.adapter):
-        what = f"is another adapter than the one that {name!r} was added with, or has another scale"
-        raise RequestError(Problem(what, again.model, "give that one, with the configuration that it had"))
     with _measured(manifest, model, again, None) as measured:
         if measured.data != record.data:
             what = f"the inputs are others than the {record.samples} that {name!r} was added with"

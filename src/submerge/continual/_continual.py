@@ -19,6 +19,7 @@ from submerge.continual._passes import Data, Passes
 from submerge.continual._projectors import ProjectorGate, StoredProjectors
 from submerge.continual._requests import (
     check_export,
+    check_removal,
     check_tasks,
     check_together,
     export_options,
@@ -199,10 +200,16 @@ class Continual:
         A state that keeps moments needs nothing for it, and the bytes are the same. One that does not needs
         the task's `model` and `data` again, as `add` had them, and the values are the same to rounding.
 
+        Where moments are kept, a `model` that is given must be the task's, and its data is not run.
+
         Raises `RequestError` where there is no such task, or what is needed is missing or another one.
         """
-        again = None if model is None else NewTask(task, str(model), data, Passes.of(passes), base)
+        how = Passes.of(passes)
+        again = None if model is None else NewTask(task, str(model), data, how, base)
         with self._folder.writing() as manifest:
+            if again is None:
+                others = {"data": data, "base": base} | how.given
+                check_removal(manifest, [name for name, value in others.items() if value is not None])
             self._folder.commit(remove_task(self._folder, manifest, task, again))
 
     @checked

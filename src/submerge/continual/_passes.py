@@ -12,7 +12,7 @@ from submerge.deferred import torch
 from submerge.device import check_device
 from submerge.errors import Problem, RequestError, did_you_mean
 
-__all__ = ["Data", "Passes", "check_options"]
+__all__ = ["Data", "Passes", "check_options", "option"]
 
 Data: TypeAlias = Any
 """What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
@@ -53,7 +53,18 @@ class Passes:
             raise RequestError(Problem(f"there is no argument {unknown[0]!r}", "", hint))
         return cls(**given)
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not as by default, by name, but for the progress."""
+        others = [field for field in fields(self) if field.name != "progress"]
+        return {one.name: value for one in others if (value := getattr(self, one.name)) != one.default}
+
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise `RequestError`, under the names of the command's options, for what is no whole number from 1."""
-    check_counts({f"--{name.replace('_', '-')}": value for name, value in options.items()})
+    check_counts({option(name): value for name, value in options.items()})
+
+
+def option(argument: str) -> str:
+    """Return what the command calls an argument: `--batch-size` for `batch_size`."""
+    return f"--{argument.replace('_', '-')}"

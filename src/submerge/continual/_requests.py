@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from submerge.algebra import LPM_PRESETS, LpmOptions
 from submerge.continual._manifest import StateManifest, StateOptions
-from submerge.continual._passes import check_options
+from submerge.continual._passes import check_options, option
 from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.store import ProjectorSettings
 
 __all__ = [
     "check_export",
+    "check_removal",
     "check_tasks",
     "check_together",
     "export_options",
@@ -50,6 +51,16 @@ def check_tasks(manifest: StateManifest, state: Path, form: str, rank: int | Non
         what = "tasks are whole checkpoints, whose updates have no low rank"
         hint = "say --rank 64, or write a checkpoint: --as checkpoint"
         raise RequestError(Problem(what, "--rank", hint))
+
+
+def check_removal(manifest: StateManifest, given: Sequence[str]) -> None:
+    """Raise `RequestError` for what says how a task is measured again, where its model is not given."""
+    if given and manifest.options.keeps_moments:
+        what = "the state keeps the moments of its tasks, so that nothing is measured to remove one"
+        raise RequestError(Problem(what, ", ".join(map(option, given)), "say the task's name alone"))
+    if given:
+        what = "a task whose moments were not kept is measured again, by its own model"
+        raise RequestError(Problem(what, ", ".join(map(option, given)), "give its model, too, with --model"))
 
 
 def gate_settings(manifest: StateManifest, given: Mapping[str, Any]) -> dict[str, Any]:
