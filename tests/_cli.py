@@ -53,6 +53,11 @@ def cli(*argv: object, terminal: bool = False) -> Result:
     return Result(code or 0, out.getvalue(), err.getvalue())
 
 
+def standard_input(content: str | bytes, encoding: str = "utf-8") -> io.TextIOWrapper:
+    """Return what stands for `sys.stdin` and has this content; `encoding` is the locale's."""
+    return io.TextIOWrapper(io.BytesIO(content.encode() if isinstance(content, str) else content), encoding)
+
+
 def merge(recipe: Path, out: Path, *more: object) -> Result:
     """Run `submerge merge` with room for the tests' own memory."""
     return cli("merge", recipe, "-o", out, *ROOM, *more)

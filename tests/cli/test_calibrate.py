@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 
 import submerge.calibrate
 from _calibrated import Calibrated, make_calibrated
-from _cli import ROOM, cli, merge
+from _cli import ROOM, cli, merge, standard_input
 from _mass_tasks import make, words
 from _models import quiet_transformers
 from submerge.cli import _progress
@@ -81,7 +80,7 @@ def test_json_and_quiet(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_recipe_from_standard_input(
     made: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(yaml.safe_dump(made.recipe())))
+    monkeypatch.setattr("sys.stdin", standard_input(yaml.safe_dump(made.recipe())))
     assert cli("calibrate", "-", "-o", tmp_path / "c.json", "-q").code == 0
     assert read_coefficients(tmp_path / "c.json").adapters == ("law", "chess")
 

@@ -1,13 +1,12 @@
 """submerge plan."""
 
-import io
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from _cli import ROOM, cli, merge
+from _cli import ROOM, cli, merge, standard_input
 from _models import Family, family, perturbed, read, write
 
 
@@ -90,10 +89,25 @@ def test_plan_of_names_that_look_like_markup(tmp_path: Path) -> None:
     assert merge(recipe, tmp_path / "out").code == 0
 
 
-def test_standard_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = io.BytesIO("merge_method: ties".encode("utf-16"))
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw, encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"merge_method: ties\n\xff", "standard input:2: this is not UTF-8 text"),
+        (b"# \n" + b" " * (1 << 20), "standard input: larger than 1048576 bytes"),
+    ],
+)
+def test_standard_input_that_is_no_recipe(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", standard_input(content))
     result = cli("plan", "-")
-    assert (result.code, result.err) == (
-        2, "error: standard input: this is not UTF-8 text — is this a recipe?\n"
-    )  # fmt: skip
+    assert (result.code, result.err) == (2, f"error: {message} — is this a recipe?\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_standard_input_as_editors_of_windows_write_it(
+    monkeypatch: pytest.MonkeyPatch, recipe: Path, encoding: str
+) -> None:
+    """Whatever the locale's encoding is."""
+    monkeypatch.setattr("sys.stdin", standard_input(recipe.read_text().encode(encoding), "ascii"))
+    assert cli("plan", "-").out.splitlines()[0] == cli("plan", recipe).out.splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import submerge
 from _cli import ROOM as ROOM_FLAG
-from _cli import cli
+from _cli import cli, standard_input
 from _models import ROOM, quiet_transformers, write
 from store.helpers_adapter import State, by_hand, make
 
@@ -151,10 +150,10 @@ def test_a_recipe_from_standard_input(tmp_path: Path, monkeypatch: pytest.Monkey
         ("plan",),
         ("explain", "-t", "q.weight"),
     ):
-        monkeypatch.setattr("sys.stdin", io.StringIO(recipe))
+        monkeypatch.setattr("sys.stdin", standard_input(recipe))
         result = cli(arguments[0], "-", *arguments[1:])
         assert result.code == 0, result.err
-    monkeypatch.setattr("sys.stdin", io.StringIO("merge_method: linear"))
+    monkeypatch.setattr("sys.stdin", standard_input("merge_method: linear"))
     result = cli("plan", "-")
     assert result.code == 2
     assert "recipe:1: the recipe lists no models" in result.err

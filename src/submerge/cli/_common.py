@@ -122,11 +122,9 @@ def source_of(path: Path) -> str | Path:
     """Return the path of a recipe, or the text on standard input where it is called -."""
     if str(path) != "-":
         return path
-    try:
-        return f"{sys.stdin.read()}\n"
-    except UnicodeDecodeError:
-        hint = "is this a recipe?"
-        raise RequestError(Problem("this is not UTF-8 text", "standard input", hint)) from None
+    from submerge.recipe import read_text
+
+    return f"{read_text(sys.stdin.buffer, 'standard input')}\n"
 
 
 def _parse_size(text: str, flag: str) -> int:

@@ -32,6 +32,7 @@ from submerge.recipe._recipe import Recipe
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
 from submerge.recipe._rules import Rule, Setting
 from submerge.recipe._sections import OutputForm, Rules
+from submerge.recipe._source import read_text
 from submerge.recipe._stack import LayerSource, ModuleSlices, Slice
 from submerge.recipe._task_folder import TaskFolder
 from submerge.recipe._tokenizer_settings import TokenizerSettings, TokenRow
@@ -76,6 +77,7 @@ __all__ = [
     "load_recipe",
     "parse_coefficients",
     "read_coefficients",
+    "read_text",
     "resolve",
     "resolve_layers",
     "same_model",

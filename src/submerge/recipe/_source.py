@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -15,7 +15,7 @@ from submerge.errors import Problem, RequestError
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, Document, parse_documents
 
-__all__ = ["RecipeSource", "check_mapping", "open_documents", "open_source"]
+__all__ = ["RecipeSource", "check_mapping", "open_documents", "open_source", "read_text"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ def _text(source: str | Path) -> tuple[str, str, Path | None]:
         return source, "recipe", None
     if not isinstance(source, (str, Path)):
         raise RequestError(f"a recipe is a path, YAML text or a mapping, not {show(source)}")
-    text = _read(str(source))
     path = Path(source)
-    return text, path.name, path
+    return _read(str(source)), path.name, path
 
 
 def _read(name: str) -> str:
@@ -87,7 +86,7 @@ def _read(name: str) -> str:
         if os.path.isdir(name):
             raise RequestError(Problem("this is a folder", name or "recipe", "name the recipe file"))
         with open(name, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            return read_text(file, name)
     except FileNotFoundError:
         hint = "check the path" if ":" not in name else "YAML text is known by its line ends"
         raise RequestError(Problem("no such file", name, hint)) from None
@@ -95,6 +94,14 @@ def _read(name: str) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         where = name if isinstance(error, PermissionError) else show(name)  # which may be text by mistake
         raise RequestError(Problem(f"cannot be read: {reason}", where, "check the path")) from None
+
+
+def read_text(file: BinaryIO, name: str) -> str:
+    """Return the text of an open file; raise `RequestError` if it is too large, or no text.
+
+    `name` is what messages call it.
+    """
+    raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise RequestError(Problem(f"larger than {MAX_BYTES} bytes", name, "is this a recipe?"))
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
