@@ -98,8 +98,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, *BESIDE, "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS, *CONTINUAL_ROWS, methods.MANY)
-    known = list(dict.fromkeys([*(row.name for row in rows), *MASS_ROWS]))
+    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS, *CONTINUAL_ROWS)
+    in_sequence = [row.name for row in methods.sequence_rows("lora")]
+    known = list(dict.fromkeys([*(row.name for row in rows), *in_sequence, *MASS_ROWS]))
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 import submerge
@@ -85,7 +84,7 @@ def calibrated_rows(kind: str, names: Sequence[str] | None = None) -> list[Calib
 def calibrate(row: Calibrated, specialists: Specialists, file: Path) -> Result:
     """Write a row's coefficients to a file; return what that cost."""
     adapters = dict(zip(specialists.tasks, specialists.models, strict=True))
-    data = {task: _batches(specialists, task, row.inputs) for task in specialists.tasks}
+    data = {task: specialists.batches(task, row.inputs) for task in specialists.tasks}
     settings = dict(row.settings) | (_start(specialists) if row.from_scale else {})
     learned = submerge.learn_coefficients(specialists.base(), adapters, data, batch_size=BATCH, **settings)
     learned.save(file)
@@ -102,16 +101,6 @@ def measured(learned: submerge.Calibration) -> Result:
         "curve": {name: row.tolist() for name, row in curve},
         "seconds": learned.seconds,
     }
-
-
-def _batches(specialists: Specialists, task: str, count: int) -> list[dict[str, torch.Tensor]]:
-    """Return the inputs of the first validation items of a task."""
-    split = specialists.splits[task]
-    items = specialists.domain.items(split.validation[:count], specialists.cache.base, split.kind)
-    return [
-        items.batch(list(range(start, min(start + BATCH, len(items)))))
-        for start in range(0, len(items), BATCH)
-    ]
 
 
 def _start(specialists: Specialists) -> dict[str, float]:

@@ -9,20 +9,21 @@ from typing import Any
 
 from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
-from benchmarks.replication.bench import Bench, MergeOptions, Scores
+from benchmarks.replication.bench import MergeOptions, Scores
 from benchmarks.replication.cache import Result
 from benchmarks.replication.calibrated import Calibrated, calibrate
 from benchmarks.replication.ceilings import ceilings
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.parity import Peers
 from benchmarks.replication.scores import Scorer, summary
+from benchmarks.replication.sequence import SequenceBench
 from benchmarks.replication.specialists import MEMORY, Specialists
 from benchmarks.replication.tune import tune
 
 __all__ = ["ScreenedBench", "SuiteBench"]
 
 
-class ScreenedBench(Bench):
+class ScreenedBench(SequenceBench):
     """A model of each task: scales are screened on some validation items, and the best chosen on all.
 
     `individual` has part -> task -> score of the task's own model, `title` names kind and seed.
@@ -31,6 +32,10 @@ class ScreenedBench(Bench):
     individual: Mapping[str, Any]
     title: str
     seed: int
+
+    @property
+    def state(self) -> Path:
+        return self.place(self.seed, "state")
 
     @abstractmethod
     def place(self, seed: int, row: str) -> Path:
@@ -60,7 +65,7 @@ class ScreenedBench(Bench):
             result["test"] = self.scores(out, "test")
             return out
 
-        facts = row.facts() | {"grid": list(self.grid(row)), "screen": self.options.screen}
+        facts = row.facts() | {"grid": list(self.grid(row)), "screen": self.options.screen} | self.given(row)
         place, line = self.place(self.seed, row.name), lambda result: self.line(row.name, result)
         return self.measured(
             place, facts, tune_and_test, line, lambda part, result: self.beside(row, part, result)
@@ -118,6 +123,10 @@ class SuiteBench(ScreenedBench):
     def place(self, seed: int, row: str) -> Path:
         """Return the folder of a row's results, of this kind."""
         return self.specialists.cache.result(seed, self.kind, row)
+
+    def inputs(self, count: int) -> dict[str, Any]:
+        """Return task -> batches of its first validation items, as rows that learn have them."""
+        return {task: self.specialists.batches(task, count) for task in self.specialists.tasks}
 
     def prepare(self, row: Merge, part: Path, result: Result) -> None:
         """Learn the coefficients of a row that has such."""

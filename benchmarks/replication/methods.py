@@ -15,10 +15,12 @@ __all__ = [
     "GRID",
     "HIGHER",
     "MANY",
+    "MANY_DEFAULT",
     "ROWS",
     "Merge",
     "adapter_rows",
     "rows",
+    "sequence_rows",
     "write_recipe",
 ]
 
@@ -145,6 +147,14 @@ AVERAGE = Merge("average", each={"weight": 1.0}, method="linear", kinds=_LORA)
 
 MANY = Merge("many", "scale", kinds=_LORA)
 """Of adapters that are added to a state one after another (LPM); it needs inputs of each task."""
+MANY_DEFAULT = Merge("many_default", method="many", kinds=_LORA)
+"""The same at its default scale, 1, which nothing tunes: few validation items may choose a worse one."""
+
+
+def sequence_rows(kind: str, names: Sequence[str] | None = None) -> list[Merge]:
+    """Return the merges of a state's tasks, all or those named; there are none of full fine-tunes."""
+    every = (MANY, MANY_DEFAULT)
+    return [row for row in every if kind in row.kinds and (names is None or row.name in names)]
 
 
 def adapter_rows(rank: int, names: Sequence[str] | None = None, extra: Sequence[Merge] = ()) -> list[Merge]:

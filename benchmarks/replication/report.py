@@ -11,7 +11,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.ceilings import NAMES
-from benchmarks.replication.methods import rows
+from benchmarks.replication.methods import rows, sequence_rows
 from benchmarks.replication.scores import summary
 from benchmarks.replication.suite import Suite
 
@@ -40,7 +40,11 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str
             "ceilings": {name: {} for name in NAMES},
             "methods": {
                 row.name: row.facts()
-                for row in (*rows(kind, names, training.rank), *calibrated_rows(kind, names))
+                for row in (
+                    *rows(kind, names, training.rank),
+                    *sequence_rows(kind, names),
+                    *calibrated_rows(kind, names),
+                )
             },
         }
         for kind, training in suite.trainings.items()

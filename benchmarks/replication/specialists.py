@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import submerge
 from benchmarks.replication.cache import Cache, trained
 from benchmarks.replication.methods import Merge
@@ -36,6 +38,15 @@ class Specialists:
     def base(self, device: str = "cpu") -> Any:
         """Return the base, for use."""
         return self.load(self.cache.base, device)
+
+    def batches(self, task: str, count: int, size: int = 16) -> list[dict[str, torch.Tensor]]:
+        """Return the inputs of the first validation items of a task."""
+        split = self.splits[task]
+        items = self.domain.items(split.validation[:count], self.cache.base, split.kind)
+        return [
+            items.batch(list(range(start, min(start + size, len(items)))))
+            for start in range(0, len(items), size)
+        ]
 
     def result(self, row: str) -> Path:
         """Return the folder of a merge's recipe and scores, or of a ceiling's scores."""

@@ -103,6 +103,7 @@ def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
     bench = SuiteBench(_specialists(suite, cache, kind, seed), how, say)
     for row in (
         *methods.rows(kind, options.methods, suite.trainings[kind].rank),
+        *methods.sequence_rows(kind, options.methods),
         *calibrated_rows(kind, options.methods),
     ):
         bench.run(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.replication.continual.hide import HIDE
-from benchmarks.replication.methods import AVERAGE, MANY, ROWS, Merge
+from benchmarks.replication.methods import AVERAGE, MANY, MANY_DEFAULT, ROWS, Merge
 
 __all__ = [
     "CONTINUAL_ROWS",
@@ -106,10 +106,6 @@ class ContinualRow:
 
 NSC = Merge("nsc", kinds=("lora",))
 """Of coefficients that are learned from the tasks' unlabelled inputs."""
-
-
-MANY_DEFAULT = Merge("many_default", method="many", kinds=("lora",))
-"""LPM at its default scale, 1, which nothing tunes: 30 validation questions a task may choose a worse one."""
 
 
 def _method(name: str) -> Merge:

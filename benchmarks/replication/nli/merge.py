@@ -37,6 +37,11 @@ class NliBench(ScreenedBench):
         """Return the folder of a row's results."""
         return self.cache.result(seed, self.kind, row)
 
+    def inputs(self, count: int) -> dict[str, Any]:
+        """Return task -> batches of texts of its training set, as rows that learn have them."""
+        prompts = {task: Prompts(self.splits[task].train[-count:], self.base) for task in self.suite.tasks}
+        return {task: [items.batch(which) for which in items.batches()] for task, items in prompts.items()}
+
     def items(self, part: str, task: str) -> Prompts:
         """Return the prompts of a part of a task; those to screen on are the first of validation."""
         if (part, task) not in self._items:

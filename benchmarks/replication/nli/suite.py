@@ -21,6 +21,7 @@ __all__ = ["NLI_6", "Nli"]
 
 TRAINING = Training(steps=200, rate=1e-3, rank=16, alpha=32, batch=8, warmup=10, decay=0.0)
 METHODS = ("task_arithmetic", "ties", "dare_ties", "knots_ties", "tsv_m", "iso_c", "wudi", "ssam")
+METHODS += ("many", "many_default")
 """Others of the bench's methods can be asked for."""
 
 
@@ -89,7 +90,8 @@ class Nli:
 
     def rows(self, options: argparse.Namespace) -> list[Merge]:
         """Return the merges that are asked for; `METHODS` where nothing is said."""
-        return methods.rows("lora", options.methods or METHODS, self.training.rank)
+        names = options.methods or METHODS
+        return [*methods.rows("lora", names, self.training.rank), *methods.sequence_rows("lora", names)]
 
     def learned_rows(self, options: argparse.Namespace) -> list[Learned]:
         """Return the merges with learned coefficients that are asked for; `always` are some of them."""

@@ -28,7 +28,7 @@ def learn(bench: SkillsBench, row: Calibrated) -> Result:
 
     def learn_and_test(part: Path, result: Result) -> Path:
         learned = submerge.learn_coefficients(
-            bench.base, bench.adapters, bench.prompts(row.inputs), **settings
+            bench.base, bench.adapters, bench.inputs(row.inputs), **settings
         )
         learned.save(row.file(part))
         result["calibration"] = measured(learned)

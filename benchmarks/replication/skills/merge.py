@@ -8,10 +8,11 @@ from typing import Any
 
 from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
-from benchmarks.replication.bench import Bench, MergeOptions, Scores
+from benchmarks.replication.bench import MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, trained
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.scores import summary
+from benchmarks.replication.sequence import SequenceBench
 from benchmarks.replication.skills.chat import Chat, load
 from benchmarks.replication.skills.suite import START, Skills
 from benchmarks.replication.skills.tasks import Skill
@@ -24,8 +25,10 @@ REFERENCES = ("base", "individual")
 PARTS = ("validation", "test")
 
 
-class SkillsBench(Bench):
+class SkillsBench(SequenceBench):
     """The adapters of one seed, the examples of all skills, and what the LM scores on them."""
+
+    samples = 128
 
     def __init__(
         self, suite: Skills, cache: Cache, seed: int, data: Path, options: MergeOptions, say: Say = silent
@@ -43,8 +46,12 @@ class SkillsBench(Bench):
         """Return skill -> the folder of its adapter."""
         return dict(zip(self.examples, self.models, strict=True))
 
-    def prompts(self, count: int) -> dict[str, list[Item]]:
-        """Return skill -> prompts without answers, as the library takes unlabelled inputs."""
+    @property
+    def state(self) -> Path:
+        return self.cache.result(self.seed, LORA, "state")
+
+    def inputs(self, count: int) -> dict[str, list[Item]]:
+        """Return skill -> training prompts without answers."""
         return {
             skill.name: [
                 Item(self.chat.prompt(skill, one)) for one in self.examples[skill.name]["train"][:count]

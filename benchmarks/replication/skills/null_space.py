@@ -21,7 +21,7 @@ def diagnose(bench: SkillsBench) -> Result:
     """Return ω(λ) of each adapter on its own prompts, at the last layers and at all, and its warnings."""
 
     def make(_: Path, result: Result) -> None:
-        prompts = bench.prompts(PROMPTS)
+        prompts = bench.inputs(PROMPTS)
         with timed(result, "seconds_in_all"):
             for hooks in HOOKS:
                 curve = submerge.null_space_curve(

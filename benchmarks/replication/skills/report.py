@@ -14,7 +14,7 @@ from benchmarks.replication.cache import Cache, Result
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.earlier import publish
 from benchmarks.replication.lm.results import by_row, each
-from benchmarks.replication.methods import MANY, rows
+from benchmarks.replication.methods import rows, sequence_rows
 from benchmarks.replication.plots import bars
 from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
@@ -52,8 +52,8 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
     for seed in seeds:
         markers = [store.read(cache.specialist(seed, LORA, skill.name)) for skill in suite.skills]
         trained = [marker["config"] for marker in markers if marker]
-        merges = [row.name for row in (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA))]
-        names = ("individual", *merges, MANY.name, NULL_SPACE)
+        merges = (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA), *sequence_rows(LORA))
+        names = ("individual", *(row.name for row in merges), NULL_SPACE)
         places = {name: cache.result(seed, LORA, name) for name in names}
         places |= {name: cache.served(seed, LORA, name) for name in MASS_ROWS}
         read = {name: store.read(place) for name, place in places.items()}

@@ -78,7 +78,7 @@ def _load(folder: Path, row: MassRow) -> Any:
 
 def _prompts(bench: SkillsBench, count: int, *, together: bool) -> Any:
     """Return prompts of each skill, by its name or all together."""
-    prompts = bench.prompts(count)
+    prompts = bench.inputs(count)
     return [one for own in prompts.values() for one in own] if together else prompts
 
 

@@ -16,7 +16,6 @@ from benchmarks.replication.skills.learned import learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
 from benchmarks.replication.skills.routed import MASS_ROWS, serve
-from benchmarks.replication.skills.sequence import SkillsInSequence
 from benchmarks.replication.skills.specialists import conversations, train
 from benchmarks.replication.skills.suite import ROWS, Skills
 from benchmarks.replication.skills.tasks import Skill
@@ -63,17 +62,15 @@ def _merge(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
 def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
     how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
-    given = (suite, cache, seed, data_folder(), how, say)
-    bench = SkillsBench(*given)
+    bench = SkillsBench(suite, cache, seed, data_folder(), how, say)
     for name in REFERENCES:
         bench.reference(name)
-    for name in options.methods or (*ROWS, methods.MANY.name, *MASS_ROWS):
-        for row in methods.rows(LORA, [name]):
+    in_sequence = [row.name for row in methods.sequence_rows(LORA)]
+    for name in options.methods or (*ROWS, *in_sequence, *MASS_ROWS):
+        for row in (*methods.rows(LORA, [name]), *methods.sequence_rows(LORA, [name])):
             bench.run(row)
         for learned in calibrated_rows(LORA, [name]):
             learn(bench, learned)
-        if name == methods.MANY.name:
-            SkillsInSequence(*given).run(methods.MANY)
         if name in MASS_ROWS:
             serve(bench, name)
     diagnose(bench)
