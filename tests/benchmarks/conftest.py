@@ -68,5 +68,5 @@ def one_process(monkeypatch: pytest.MonkeyPatch, measured: list[ProcessRun], tmp
         logs[kind] = log.read_text()
         return measured[0]
 
-    for place in ("process", "replication.bench", "replication.skills.sequence"):
+    for place in ("process", "replication.bench", "replication.sequence"):
         monkeypatch.setattr(f"benchmarks.{place}.measure", measure)

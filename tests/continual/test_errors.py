@@ -318,6 +318,10 @@ def test_options_that_there_are_not(made: Tasks, tmp_path: Path) -> None:
     found.add(*made.of("law"))
     with pytest.raises(submerge.RequestError, match="missing cannot be changed"):
         found.export(tmp_path / "out", missing="zero")
+    with pytest.raises(submerge.RequestError, match=r"^scale: takes a number, and not '0\.5'"):
+        found.export(tmp_path / "out", scale="0.5")
+    assert not (tmp_path / "out").exists()
+    assert found.export(tmp_path / "out", scale=None).out == tmp_path / "out", "as it was begun"
 
 
 @pytest.mark.parametrize("option", [{"scale": 1e300}, {"ridge": 1e308}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -89,15 +90,21 @@ def _check_words(given: Mapping[str, str]) -> None:
 
 
 def lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
-    """Return options with others over them; raise `RequestError` where one is out of its range."""
+    """Return options with others over them, where they are not None; raise `RequestError` for a bad one."""
     if preset is not None:
         _check_words({"preset": preset})
     if unknown := sorted(set(lpm) - set(asdict(given))):
         hint = did_you_mean(unknown[0], asdict(given))
         raise RequestError(Problem(f"there is no option {unknown[0]!r}", "", hint))
+    asked = {name: value for name, value in lpm.items() if value is not None}
+    for name, value in asked.items():
+        words = isinstance(getattr(given, name), str)
+        if not isinstance(value, str if words else Real):
+            what = f"takes {'a word' if words else 'a number'}, and not {value!r:.60}"
+            raise RequestError(Problem(what, name, "see submerge many init --help"))
     try:
-        return replace(given, **{**({} if preset is None else LPM_PRESETS[preset]), **lpm})
-    except (TypeError, ValueError) as error:
+        return replace(given, **{**({} if preset is None else LPM_PRESETS[preset]), **asked})
+    except ValueError as error:
         raise RequestError(Problem(str(error), "", "see submerge many init --help")) from None
 
 
