@@ -155,7 +155,7 @@ def test_a_fast_run_ends_with_a_report(
     ready: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["nli-6", "--fast", "--cache", str(tmp_path), "--jobs", "1"]
-    rows = ["task_arithmetic", "ties", "nsc", "nsc_learn", "adamerging"]
+    rows = ["task_arithmetic", "ties", "many", "nsc", "nsc_learn", "adamerging"]
     assert command.main(["all", *arguments, "--methods", ",".join(rows)]) == 0
     root = tmp_path / "nli-6-fast"
     report = json.loads((root / "replication-nli-6-fast.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -375,23 +376,30 @@ def test_a_whole_run(
         options = MergeOptions(grid=(0.3, 1.0), screen=screen, costs=False, peers=True)
         bench = SuiteBench(Specialists(SUITE, cache, made, kind, 0), options)
         rows = [replace(row, mergekit=False) for row in methods.rows(kind, names)]
+        rows += methods.sequence_rows(kind)
         found = {row.name: bench.run(row) for row in rows}
         assert {row.name: bench.run(row) for row in rows} == found, "the second time from the cache"
         for row in rows:
             folder = cache.result(0, kind, row.name)
-            assert (folder / "recipe.yaml").exists()
+            assert (folder / "recipe.yaml").exists() == (row.name in names)
             assert not (folder / "merged").exists()
     kinds = report.gather(SUITE, cache, [0], None)
-    assert list(kinds["lora"]["0"]["methods"]) == ["ties", "cat"]
+    of_adapters = kinds["lora"]["0"]["methods"]
+    assert list(of_adapters) == ["ties", "cat", "many", "many_default"]
+    individual = kinds["lora"]["0"]["ceilings"]["individual"]["validation"]
+    at_default = summary(of_adapters["many_default"]["validation"], individual)["mean"]
+    assert of_adapters["many"]["curve"]["validation"]["1.0"] == pytest.approx(at_default)
     assert kinds["lora"]["0"]["outdated"] == []
-    cat = kinds["lora"]["0"]["methods"]["cat"]
+    cat = of_adapters["cat"]
     ours, peer = cat["summary"]["scores"], cat["parity"]["peft"]["summary"]["scores"]
     assert ours == pytest.approx(peer), "PEFT's cat is the same sum"
     results = {"name": "tiny", "command": "…", "date": "…", "suite": SUITE.facts(), "kinds": kinds}
     machine = {"cpu": "…", "cores": 1, "memory_gb": 1, "system": "…", "python": "3", "versions": {}}
     page = report.markdown(results | {"machine": machine}, report.tables(results), report.work(kinds))
     assert "LDA router" in page
-    assert "Work. full fine-tunes: 2 trained in 0 min, 3 rows merged" in page, "two merges, and the ceilings"
+    work = re.search(r"Work\. full fine-tunes: 2 trained in \d+ min, (\d+) rows merged", page)
+    assert work is not None
+    assert work[1] == "3", "two merges, and the ceilings"
     assert str(cache.root) not in json.dumps(results), "no path of this machine"
     assert all(path.stat().st_size for path in plots.draw(results, tmp_path, "tiny"))
     changed = replace(methods.rows("lora", ["ties"])[0], each={"weight": 1.0, "density": 0.5})
@@ -442,7 +450,9 @@ def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:
 def test_methods_that_are_not_compared_are_few() -> None:
     from submerge.methods import METHODS
 
-    compared = {row.method or row.name for row in (*methods.ROWS, *CALIBRATED)}
+    compared = {
+        row.method or row.name for row in (*methods.ROWS, *methods.sequence_rows("lora"), *CALIBRATED)
+    }
     others = {
         "slerp",
         "nuslerp",
@@ -453,7 +463,6 @@ def test_methods_that_are_not_compared_are_few() -> None:
         "ramplus_tl",
         "passthrough",
         "mass",
-        "many",  # where a suite has inputs of each task (`MANY`)
         "regmean",
     }
     assert set(METHODS) - compared == others, "ROWS of benchmarks/replication/methods.py, or a name here"

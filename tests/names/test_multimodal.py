@@ -62,6 +62,10 @@ def test_a_language_model_that_is_not_in_a_module_of_its_own() -> None:
     [
         ("LlamaForCausalLM", TEXT),
         ("BertForSequenceClassification", {**TEXT, "model_type": "bert"}),
+        ("BertModel", {**TEXT, "model_type": "bert"}),  # as sentence-transformers stores it, without a prefix
+        ("RobertaModel", {**TEXT, "model_type": "roberta"}),
+        ("MPNetModel", {**TEXT, "model_type": "mpnet"}),
+        ("ElectraModel", {**TEXT, "model_type": "electra", "embedding_size": 4}),
         ("CLIPModel", {"text_config": {**TOWER, "vocab_size": 32}, "vision_config": VISION}),
         ("T5ForConditionalGeneration", {"d_model": 8, "d_ff": 8, "num_layers": 1, "vocab_size": 32}),
         ("BartModel", {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 32}),

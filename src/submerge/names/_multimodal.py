@@ -65,7 +65,8 @@ def multimodal_parts(shapes: Mapping[str, Shape]) -> MultimodalParts | None:
 
     An encoder is a module with layers that has no table of tokens. The projector is the one module without
     layers that has a matrix and is neither a table nor an output head. Parameters that belong to no module,
-    as `image_newline`, are no part.
+    as `image_newline`, are no part. The language model has layers, too: a BERT, whose only ones are those of
+    its `encoder`, is no multimodal model with a projector called `pooler`.
     """
     modules: dict[str, list[str]] = {}
     for name in shapes:
@@ -79,7 +80,9 @@ def multimodal_parts(shapes: Mapping[str, Shape]) -> MultimodalParts | None:
         for prefix, names in modules.items()
         if prefix not in tables | stacks and any(len(shapes[name]) == 2 for name in names)
     ]
-    if not tables or not encoders or len(others) != 1:
+    language = modules.keys() - encoders - set(others)
+    has_language_layers = any(layer_of(name) for prefix in language for name in modules[prefix])
+    if not tables or not encoders or not has_language_layers or len(others) != 1:
         return None
     return MultimodalParts(tuple(sorted(encoders)), others[0])
 
