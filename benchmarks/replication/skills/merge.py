@@ -16,6 +16,7 @@ from benchmarks.replication.sequence import SequenceBench
 from benchmarks.replication.skills.chat import Chat, load
 from benchmarks.replication.skills.suite import START, Skills
 from benchmarks.replication.skills.tasks import Skill
+from benchmarks.replication.specialists import MEMORY
 from submerge.calibrate import Item
 
 __all__ = ["LORA", "REFERENCES", "SkillsBench"]
@@ -28,6 +29,7 @@ PARTS = ("validation", "test")
 class SkillsBench(SequenceBench):
     """The adapters of one seed, the examples of all skills, and what the LM scores on them."""
 
+    memory = MEMORY  # beside what learning coefficients leaves in this process
     samples = 128
 
     def __init__(
