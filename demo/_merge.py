@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ADAPTER_RECIPES", "RECIPES", "SERVED", "Recipe", "merge_all"]
+__all__ = ["ADAPTER_RECIPES", "GROWN", "RECIPES", "SERVED", "Recipe", "merge_all"]
 
 
 @dataclass(frozen=True, eq=False)  # a key of dicts, by identity
@@ -92,6 +92,9 @@ ADAPTER_RECIPES = (
     ),
 )
 """Merges of LoRA adapters. TIES is no low-rank update; the others need not be made larger to be used."""
+
+GROWN = Recipe("many", lora=True, form="adapter")
+"""The merge of a state to which the adapters are added one after another, each with images of its task."""
 
 SERVED = Recipe("mass", shared={"pooling": "cls"})
 """The merge that finds the task of each image; on validation images the best pooling."""

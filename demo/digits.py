@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from transformers import ViTForImageClassification
 
-from _calibrate import IMAGES, learn
-from _merge import ADAPTER_RECIPES, RECIPES, SERVED, Recipe, merge_all
+from _calibrate import IMAGES, grow, learn
+from _merge import ADAPTER_RECIPES, GROWN, RECIPES, SERVED, Recipe, merge_all
 from _models import accuracies, load, save
 from _report import Row, draw, table
 from _run import options_of
@@ -110,6 +110,11 @@ def _tuned(task: Task, lora: bool = False) -> str:
     return f"{task.name}-lora" if lora else task.name
 
 
+def _adapters(models: Mapping[str, Path]) -> dict[str, Path]:
+    """Return task -> the folder of its adapter."""
+    return {task.name: models[_tuned(task, lora=True)] for task in TUNED_TASKS}
+
+
 def _load(models: Mapping[str, Path], folder: Path) -> ViTForImageClassification:
     """Return the model or the adapted base that a folder holds."""
     return load(folder, models[BASE_TASK.name])
@@ -152,17 +157,19 @@ def _merge_all(
         for recipe in scaled:
             scales[recipe] = _best_scale(base, _load(models, folders[recipe]), validation)
     run(scaled)
-    return {recipe: (folders[recipe], scales[recipe] if recipe.scaled else None) for recipe in known}
+    folders[GROWN] = out / "merged" / GROWN.name
+    with console.status("adding the adapters to a state"):
+        grow(models[BASE_TASK.name], _adapters(models), validation, out / "state", folders[GROWN])
+    return {recipe: (folders[recipe], scales[recipe] if recipe.scaled else None) for recipe in folders}
 
 
 def _learn_all(recipes: Path, models: Mapping[str, Path], validation: Split, console: Console) -> None:
     """Learn the coefficients that recipes name, from images of the tasks without their classes."""
-    adapters = {task.name: models[_tuned(task, lora=True)] for task in TUNED_TASKS}
     for recipe in ADAPTER_RECIPES:
         if recipe.learned is not None:
             file = recipes / f"{recipe.name}.json"
             with console.status(f"learning the coefficients of {recipe.name}"):
-                learned = learn(models[BASE_TASK.name], adapters, validation, recipe.learned, file)
+                learned = learn(models[BASE_TASK.name], _adapters(models), validation, recipe.learned, file)
             console.print(
                 f"Learned the coefficients of {recipe.name} from {IMAGES} images of each task in "
                 f"{learned.seconds:.0f} s: {learned.loss[0]:.4f} → {learned.loss[-1]:.4f}."
