@@ -37,7 +37,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def gather(suite: Nli, cache: Cache, options: argparse.Namespace) -> dict[str, Any]:
     """Return kind -> seed -> references and methods, as far as they are finished."""
-    methods = [*suite.rows(options), *suite.learned_rows(options)]
+    names = suite.chosen(options.methods)
+    methods = [*suite.rows(names), *suite.learned_rows(names)]
     wanted = {
         "ceilings": {name: {} for name in REFERENCES},
         "methods": {row.name: row.facts() for row in methods},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.console import say
 from benchmarks.replication import cache as store
-from benchmarks.replication import smollm
+from benchmarks.replication import methods, smollm
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, Result, cached, timed
 from benchmarks.replication.jobs import quiet, run_all
@@ -56,34 +57,59 @@ def _train_one(
 
 
 def _merge(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
-    """Observe the adapters of the first seed, and merge those of each by every method."""
+    """Observe the adapters of the first seed, and merge those of each by every method, some rows at once."""
     quiet(options.threads)
-    _observe(suite, cache)
+    run_all(_observe, [(suite, cache, options, *one) for one in suite.observations()], options.jobs)
     for seeds in (options.seeds[:1], options.seeds[1:]):  # later seeds look for scales near the first one's
-        run_all(_merge_one, [(suite, cache, options, seed) for seed in seeds], options.jobs)
+        run_all(_refer, [(suite, cache, options, seed) for seed in seeds], options.jobs)
+        jobs = [(seed, names) for seed in seeds for names in _together(suite, options)]
+        run_all(_merge_rows, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
-def _observe(suite: Nli, cache: Cache) -> None:
-    splits = suite.read()
-    for task, training, steps in suite.observations():
-        folder = suite.adapter(cache, 0, task, training)
-        if store.read(folder) is None:
-            say(f"{task}, rate {training.rate:g}: not trained yet, and so not observed")
-            continue
-        adapters = {step: at_step(folder, step, training.steps) for step in steps}
-        split, place = splits[task], suite.observation(cache, task, training)
-        inputs = split.train[-suite.inputs :]
-        observe(cache.base, task, adapters, inputs, split.validation, place, say)
+def _observe(
+    suite: Nli,
+    cache: Cache,
+    options: argparse.Namespace,
+    task: str,
+    training: Training,
+    steps: tuple[int, ...],
+) -> None:
+    quiet(options.threads)
+    folder = suite.adapter(cache, 0, task, training)
+    if store.read(folder) is None:
+        say(f"{task}, rate {training.rate:g}: not trained yet, and so not observed")
+        return
+    adapters = {step: at_step(folder, step, training.steps) for step in steps}
+    split, place = suite.read([task])[task], suite.observation(cache, task, training)
+    inputs = split.train[-suite.inputs :]
+    observe(cache.base, task, adapters, inputs, split.validation, place, say)
 
 
-def _merge_one(suite: Nli, cache: Cache, options: argparse.Namespace, seed: int) -> None:
+def _together(suite: Nli, options: argparse.Namespace) -> list[list[str]]:
+    """Return the names of the rows that are asked for; those of one state are done by one process."""
+    names = suite.chosen(options.methods)
+    of_state = [row.name for row in methods.sequence_rows("lora", names)]
+    return [*([of_state] if of_state else []), *([name] for name in names if name not in of_state)]
+
+
+def _bench(suite: Nli, cache: Cache, options: argparse.Namespace, seed: int) -> NliBench:
     quiet(options.threads)
     how = MergeOptions(suite.grid, suite.screen, costs=seed == 0, peers=False, threads=options.threads)
-    bench = NliBench(suite, cache, seed, how, say)
-    bench.reference()
-    for row in suite.rows(options):
+    return NliBench(suite, cache, seed, how, say)
+
+
+def _refer(suite: Nli, cache: Cache, options: argparse.Namespace, seed: int) -> None:
+    """Score the adapters and the base, with which all rows are compared."""
+    _bench(suite, cache, options, seed).reference()
+
+
+def _merge_rows(
+    suite: Nli, cache: Cache, options: argparse.Namespace, seed: int, names: Sequence[str]
+) -> None:
+    bench = _bench(suite, cache, options, seed)
+    for row in suite.rows(names):
         bench.run(row)
-    for learned_row in suite.learned_rows(options):
+    for learned_row in suite.learned_rows(names):
         learned.run(bench, learned_row)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,15 +87,18 @@ class Nli:
         read = {task: KNOWN[task].read(data) for task in tasks}
         return {task: splits.split(KNOWN[task], *read[task], self) for task in tasks}
 
-    def rows(self, options: argparse.Namespace) -> list[Merge]:
-        """Return the merges that are asked for; `METHODS` where nothing is said."""
-        names = options.methods or METHODS
+    def chosen(self, asked: Sequence[str] | None) -> list[str]:
+        """Return the names of the rows that are asked for, with those that are `always` there."""
+        usual = (*METHODS, *(row.name for row in self.learned))
+        return list(dict.fromkeys(usual if asked is None else (*asked, *self.always)))
+
+    def rows(self, names: Sequence[str]) -> list[Merge]:
+        """Return the merges of these names."""
         return [*methods.rows("lora", names, self.training.rank), *methods.sequence_rows("lora", names)]
 
-    def learned_rows(self, options: argparse.Namespace) -> list[Learned]:
-        """Return the merges with learned coefficients that are asked for; `always` are some of them."""
-        names = options.methods
-        return [row for row in self.learned if names is None or row.name in (*names, *self.always)]
+    def learned_rows(self, names: Sequence[str]) -> list[Learned]:
+        """Return the merges of these names whose coefficients are learned."""
+        return [row for row in self.learned if row.name in names]
 
     def adapter(self, cache: Cache, seed: int, task: str, training: Training | None = None) -> Path:
         """Return the folder of a trained adapter; of another training than the suite's, with its rate."""
